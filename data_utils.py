@@ -1,0 +1,348 @@
+"""bAbI text -> examples -> key, value, query and answer tensors.
+
+The text format (Weston et al., 2015, arXiv:1502.05698): a line is `ID text`; IDs count up from 1 in every
+story; a question line is `ID question<TAB>answer<TAB>supporting IDs`. Everything here is plain Python and
+NumPy: nothing imports TensorFlow.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+TASKS = 20
+NIL = 0  # the id of padding
+UNKNOWN = "<unk>"  # the vocabulary's entry for every word the training text does not have
+NEVER_SEEN = -1  # the label of an answer that the training text does not have: no prediction equals it
+
+
+class InputError(ValueError):
+    """Something a person gave (a file, a flag) cannot be used; the message is one sentence for that person."""
+
+
+class Example(NamedTuple):
+    """A question with what was told before it."""
+
+    statements: tuple  # of token tuples, oldest first
+    question: tuple  # tokens
+    answer: str  # one label, even where it is written with commas
+    story: int  # which story of its file it belongs to, counted from 0
+
+
+# --- text -> examples -----------------------------------------------------------------------------------
+
+
+def tokenize(sentence):
+    """Splits a sentence into lower-case words and runs of punctuation.
+
+    >>> tokenize("Where is the apple?")
+    ['where', 'is', 'the', 'apple', '?']
+    """
+    return re.findall(r"\w+|[^\w\s]+", sentence.lower())
+
+
+def _sentence_tokens(sentence):
+    tokens = tokenize(sentence)
+    if tokens and tokens[-1] in (".", "?"):
+        tokens.pop()
+    return tuple(tokens)
+
+
+def parse_stories(lines, only_supporting=False, source="bAbI text"):
+    """Turns the lines of a bAbI file into examples, one for each question.
+
+    Args:
+        lines: iterable of str, with or without line ends (Unix or Windows).
+        only_supporting: keep only the statements that support the answer, in the order the file names them.
+        source: what to call the text in an error.
+
+    Returns:
+        A list of `Example`.
+
+    Raises:
+        InputError: a line breaks the format; the message says which and how.
+    """
+    examples = []
+    tokens_of = {}  # sentences repeat a lot, so each is split once
+    statements, statement_of_id = [], {}
+    line_id, story = 0, -1
+
+    def tokens(sentence):
+        if sentence not in tokens_of:
+            tokens_of[sentence] = _sentence_tokens(sentence)
+        return tokens_of[sentence]
+
+    for number, line in enumerate(lines, start=1):
+
+        def error(what, number=number):
+            return InputError(f"{source}, line {number}: {what}.")
+
+        head, _, text = line.strip(" \r\n").partition(" ")
+        previous, line_id = line_id, _number(head)
+        if line_id is None:
+            raise error(f"expected a line number and a sentence, found {_quoted(line)}")
+        if line_id == 1:
+            statements, statement_of_id = [], {}
+            story += 1
+        elif line_id != previous + 1 or story < 0:
+            expected = f"{previous + 1} or 1" if story >= 0 else "1"
+            raise error(f"expected line number {expected}, found {line_id}")
+
+        if "\t" not in text and not text.endswith("?"):
+            statement = tokens(text)
+            if not statement:
+                raise error("expected a sentence after the line number, found none")
+            statements.append(statement)
+            statement_of_id[line_id] = statement
+            continue
+
+        fields = text.split("\t")
+        if len(fields) != 3:
+            raise error(
+                "expected question, answer and supporting line numbers separated by tabs, "
+                f"found {len(fields)} field{'s' if len(fields) > 1 else ''}"
+            )
+        question, answer = tokens(fields[0]), fields[1].strip().lower()
+        if not question or not answer:
+            raise error(f"expected {'an answer' if question else 'a question'}, found none")
+        supporting = []
+        for support in fields[2].split():
+            statement = statement_of_id.get(_number(support))
+            if statement is None:
+                raise error(f"supporting line {_quoted(support)} is no statement before it in the story")
+            supporting.append(statement)
+        visible = supporting if only_supporting else statements
+        examples.append(Example(tuple(visible), question, answer, story))
+    return examples
+
+
+def _number(text):
+    """The line number that text spells, or None."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+
+
+def _quoted(text, longest=40):
+    text = text.strip()
+    return repr(text if len(text) <= longest else text[:longest] + "...")
+
+
+def get_stories(path, only_supporting=False):
+    """Reads the examples of one bAbI file.
+
+    Args:
+        path: the file's name.
+        only_supporting: see `parse_stories`.
+
+    Returns:
+        A list of `Example`, at least one.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, breaks the format or holds no question.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, line {line}: expected UTF-8 text, found other bytes.") from error
+    lines = text.split("\n")
+    if not lines[-1].strip():
+        lines.pop()
+    examples = parse_stories(lines, only_supporting, source=path)
+    if not examples:
+        raise InputError(f"{path}: expected at least one question, found none.")
+    return examples
+
+
+def _task_file(data_dir, task_id, split):
+    """The path of `qa<N>_<name>_<split>.txt` or `qa<N>_<split>.txt`, or None."""
+    try:
+        names = sorted(os.listdir(data_dir))
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: expected a folder of bAbI files (qa1_..._train.txt, qa1_..._test.txt): {error.strerror}."
+        ) from error
+    pattern = re.compile(rf"qa{task_id}_(.*_)?{split}\.txt")
+    found = [name for name in names if pattern.fullmatch(name)]
+    if len(found) > 1:
+        raise InputError(f"{data_dir}: task {task_id} has more than one {split} file: {', '.join(found)}.")
+    return os.path.join(data_dir, found[0]) if found else None
+
+
+def _required_task_file(data_dir, task_id, split):
+    path = _task_file(data_dir, task_id, split)
+    if path is None:
+        raise InputError(
+            f"{data_dir}: task {task_id} has no {split} file "
+            f"(expected qa{task_id}_{split}.txt or qa{task_id}_<name>_{split}.txt)."
+        )
+    return path
+
+
+def load_task(data_dir, task_id, only_supporting=False):
+    """Reads the training and the test examples of one task.
+
+    Args:
+        data_dir: a folder of bAbI files.
+        task_id: 1 to 20.
+        only_supporting: see `parse_stories`.
+
+    Returns:
+        (training examples, test examples), two lists of `Example`.
+
+    Raises:
+        InputError: the folder or one of the two files is missing or cannot be used.
+    """
+    paths = [_required_task_file(data_dir, task_id, split) for split in ("train", "test")]
+    return tuple(get_stories(path, only_supporting) for path in paths)
+
+
+def load_validation(data_dir, task_id, only_supporting=False):
+    """The examples of a task's own validation file (`qa<N>_..._valid.txt`), or None where it has none."""
+    path = _task_file(data_dir, task_id, "valid")
+    return get_stories(path, only_supporting) if path else None
+
+
+def split_by_story(examples, fraction=0.1, random_state=None):
+    """Parts examples into training and validation so that no story stands on both sides.
+
+    Args:
+        examples: list of `Example` of one file.
+        fraction: share of the stories that go to validation.
+        random_state: seed, or None for another split each time.
+
+    Returns:
+        (training examples, validation examples), each in the order of the file.
+
+    Raises:
+        InputError: there are not two stories to part.
+    """
+    from sklearn.model_selection import GroupShuffleSplit
+
+    stories = [example.story for example in examples]
+    if len(set(stories)) < 2:
+        raise InputError("validation is split off by story, which needs at least two training stories.")
+    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=random_state)
+    training, validation = next(splitter.split(examples, groups=stories))
+    return [examples[i] for i in sorted(training)], [examples[i] for i in sorted(validation)]
+
+
+# --- examples -> tensors --------------------------------------------------------------------------------
+
+
+def build_vocabulary(examples):
+    """Numbers the words and answers of training examples.
+
+    Args:
+        examples: iterable of `Example`.
+
+    Returns:
+        A dict from word to id: 1, 2, ... in alphabetical order, then `UNKNOWN`. Id 0 is nil, so a model
+        needs `len(vocabulary) + 1` ids.
+    """
+    words, sentences = set(), set()
+    for statements, question, answer, *_ in examples:
+        sentences.update(statements)
+        sentences.add(question)
+        words.add(answer)
+    for sentence in sentences:
+        words.update(sentence)
+    vocabulary = {word: number for number, word in enumerate(sorted(words), start=1)}
+    vocabulary[UNKNOWN] = len(vocabulary) + 1
+    return vocabulary
+
+
+class MemoryTensors(NamedTuple):
+    """What `vectorize_data` gives for N examples; all int32."""
+
+    memory_key: np.ndarray  # (N, memory_size, sentence_size)
+    memory_value: np.ndarray  # (N, memory_size, sentence_size)
+    query: np.ndarray  # (N, sentence_size)
+    answer: np.ndarray  # (N,) label id, NEVER_SEEN for a label outside the vocabulary
+
+
+@dataclass(frozen=True)
+class EncodedExamples:
+    """N examples as a table of distinct statements plus row numbers.
+
+    A corpus repeats its statements (joint 1k has 3,182 distinct ones in 40,000 examples), so this form
+    grows with the text while the padded tensors grow with examples x slots x words.
+
+    Attributes:
+        statements: (S, sentence_size) int32, the distinct statements; row 0 is the empty statement.
+        slots: (N, memory_size) int32, the row of each memory slot, newest statement first, 0 = empty.
+        query: (N, sentence_size) int32.
+        answer: (N,) int32 label id, or NEVER_SEEN.
+        task: (N,) int32 task number.
+    """
+
+    statements: np.ndarray
+    slots: np.ndarray
+    query: np.ndarray
+    answer: np.ndarray
+    task: np.ndarray
+
+    def __len__(self):
+        return len(self.answer)
+
+    def padded(self):
+        """The same examples as `MemoryTensors`; keys and values are the statements."""
+        memory = self.statements[self.slots]
+        return MemoryTensors(memory, memory, self.query, self.answer)
+
+
+def encode(examples, vocabulary, sentence_size, memory_size, task=0):
+    """Turns examples into ids in the compact form.
+
+    Args:
+        examples: list of `Example`, or of (statements, question, answer).
+        vocabulary: from `build_vocabulary`.
+        sentence_size: words beyond it are dropped.
+        memory_size: older statements beyond it are dropped.
+        task: the task number of all examples, or one of each.
+
+    Returns:
+        `EncodedExamples`.
+    """
+    row_of = {(): 0}
+    slots = np.zeros((len(examples), memory_size), np.int32)
+    for i, example in enumerate(examples):
+        recent = [row_of.setdefault(s, len(row_of)) for s in map(tuple, reversed(example[0][-memory_size:]))]
+        slots[i, : len(recent)] = recent
+    return EncodedExamples(
+        statements=_sentence_ids(row_of, vocabulary, sentence_size),
+        slots=slots,
+        query=_sentence_ids([example[1] for example in examples], vocabulary, sentence_size),
+        answer=np.array([vocabulary.get(example[2], NEVER_SEEN) for example in examples], np.int32),
+        task=np.broadcast_to(np.int32(task), len(examples)),
+    )
+
+
+def _sentence_ids(sentences, vocabulary, sentence_size):
+    """(number of sentences, sentence_size) int32, padded with NIL."""
+    unknown = vocabulary[UNKNOWN]
+    ids = np.full((len(sentences), sentence_size), NIL, np.int32)
+    for row, sentence in zip(ids, sentences, strict=True):
+        numbers = [vocabulary.get(word, unknown) for word in sentence[:sentence_size]]
+        row[: len(numbers)] = numbers
+    return ids
+
+
+def vectorize_data(examples, vocabulary, sentence_size, memory_size):
+    """Turns examples into padded tensors: a view, for tests and people, of what `encode` keeps.
+
+    Args and the meaning of each tensor: see `encode` and `MemoryTensors`.
+    """
+    return encode(examples, vocabulary, sentence_size, memory_size).padded()
+
+
+def longest(examples):
+    """(words of the longest sentence, statements of the longest memory) in examples; at least (1, 1)."""
+    sentences = {s for example in examples for s in (*example.statements, example.question)}
+    return max(map(len, sentences), default=1), max(1, max(len(e.statements) for e in examples))

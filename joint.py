@@ -1,0 +1,26 @@
+"""Trains one Key-Value Memory Network on all twenty bAbI tasks and scores it task by task."""
+
+import data_utils
+import training
+
+
+def main(argv=None):
+    parser = training.flag_parser(
+        __doc__,
+        embedding_size=40,
+        feature_size=50,
+        memory_size=50,
+        epochs=200,
+        batch_size=50,
+        decay_steps=90_000,
+        l2_lambda=0.1,
+        evaluation_interval=20,
+        output_file=None,
+        param_output_file=None,
+    )
+    flags = parser.parse_args(argv)
+    training.run("joint", flags, [range(1, data_utils.TASKS + 1)])
+
+
+if __name__ == "__main__":
+    training.command(main)

@@ -1,0 +1,25 @@
+"""Trains and scores one Key-Value Memory Network per bAbI task."""
+
+import training
+
+
+def main(argv=None):
+    parser = training.flag_parser(
+        __doc__,
+        task_id="1",
+        embedding_size=30,
+        feature_size=40,
+        memory_size=20,
+        epochs=100,
+        batch_size=32,
+        decay_steps=20_000,
+        l2_lambda=0.2,
+        evaluation_interval=50,
+        output_file="single_scores.csv",
+    )
+    flags = parser.parse_args(argv)
+    training.run("single", flags, [[task] for task in flags.task_id])
+
+
+if __name__ == "__main__":
+    training.command(main)

@@ -1,0 +1,271 @@
+"""Measures how far simulated bAbI stories are from the published ones, task by task.
+
+    python tests/compare_simulator.py [--task_id 1-20] [--questions 10000] [--seed 0]
+
+The published files are looked for in the folder BABI_DIR names (it holds `en` and `en-10k`). The
+reference is the 10k training file and the test file together; task 3 has no 10k file here and is
+compared with its 2,000 published questions, from the simulated side with more, as chance moves the
+shares of so small a sample by one point already. What is measured:
+
+- words: in the published stories only, in the simulated ones only. None is allowed.
+- shares: the largest difference, in percentage points, between the shares of any sentence template
+  (names replaced by their kind), question template, answer, number of questions in a story; then of
+  any pair of successive statements and any question with its answer and supporting facts (both with
+  names replaced so that only who is who counts). 3 points are allowed.
+- lengths: quantiles of statements per story. Both samples are finite, so each published quantile
+  is known only up to an interval (of probability, `SIGMAS` standard errors of the difference of two
+  samples either way). The simulated quantile may lie one statement outside that interval. For most
+  tasks the interval is a point or two; for task 3, with 400 published stories of up to 228
+  statements, it is wide, and it would be so for a second sample made by the published process.
+
+Exit status 1 if anything is out of bounds.
+"""
+
+import argparse
+import math
+import os
+import re
+import sys
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import babi_rules
+
+import babi_simulator
+
+ROOT = Path(babi_simulator.__file__).resolve().parent
+POINTS = 3.0  # largest difference of two shares
+STATEMENTS = 1  # largest distance of a simulated quantile from the interval of the published one
+SIGMAS = 3.0
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+SHARES = ("statements", "questions", "answers", "questions in a story", "successions", "grounds")
+
+KINDS = {
+    "person": "Mary John Sandra Daniel Bill Fred Julie Jeff Gertrude Winona Jessica Emily Lily"
+    " Bernhard Greg Julius Brian Antoine Jason Sumit Yann",
+    "place": "bathroom bedroom garden hallway kitchen office cinema park school",
+    "thing": "apple football milk pajamas",
+    "animal": "mouse mice sheep wolf wolves cat cats swan lion frog rhino",
+    "color": "gray white yellow green",
+    "shape": "triangle blue_square pink_rectangle red_square red_sphere yellow_square",
+    "box": "suitcase container chest box",
+    "sweet": "box_of_chocolates chocolate",
+}
+KIND_OF = {
+    name.replace("_", " ").lower(): kind for kind, names in KINDS.items() for name in names.split()
+}
+SINGULAR = {"mice": "mouse", "wolves": "wolf", "cats": "cat"}
+# Longer names first: a blue square is no square, and a box of chocolates no box.
+NAME = re.compile(
+    r"\b(" + "|".join(sorted(KIND_OF, key=len, reverse=True)) + r")\b", flags=re.IGNORECASE
+)
+SYNONYMS = (
+    (re.compile(r"\b(journeyed|travelled|went back|moved) to\b"), "went to"),
+    (re.compile(r"\b(took|grabbed|picked up)\b"), "got"),
+    (re.compile(r"\b(left|put down|discarded) the\b"), "dropped the"),
+    (re.compile(r"\b(handed|passed)\b"), "gave"),
+    (re.compile(r"^(After that|Following that|Afterwards)\b"), "Then"),
+    (re.compile(r" there\."), "."),
+)
+
+
+@lru_cache(maxsize=100_000)
+def pieces(text):
+    """Cuts a text at its names: every second piece is a name, in lower case and the singular.
+
+    Synonyms outside the names have become one word.
+    """
+    for pattern, word in SYNONYMS:
+        text = pattern.sub(word, text)
+    parts = NAME.split(text)
+    names = [SINGULAR.get(name.lower(), name.lower()) for name in parts[1::2]]
+    return parts[::2], names
+
+
+@lru_cache(maxsize=100_000)
+def template(text):
+    """The text with the kind of each name in its place."""
+    return NAME.sub(lambda name: KIND_OF[name[0].lower()], text)
+
+
+@lru_cache(maxsize=100_000)
+def words(text):
+    """The words of a text, in lower case."""
+    return re.findall(r"\w+", text.lower())
+
+
+def who_is_who(texts):
+    """Several texts in one, names replaced by kind and number, synonyms by one word.
+
+    The first person is person1 wherever he or she occurs, and so on.
+    """
+    numbers, met, plain = {}, Counter(), []
+    for text in texts:
+        between, names = pieces(text)
+        plain.append(between[0])
+        for name, after in zip(names, between[1:], strict=True):
+            if name not in numbers:
+                kind = KIND_OF[name]
+                met[kind] += 1
+                numbers[name] = f"{kind}{met[kind]}"
+            plain += numbers[name], after
+        plain.append(" ")
+    return "".join(plain)
+
+
+def measure(stories):
+    """Counts what is compared.
+
+    Args:
+        stories: lists of lines.
+
+    Returns:
+        {what: Counter}: "words", "statements", "questions", "answers", "questions in a story",
+        "successions", "grounds" and "lengths" (of stories, in statements).
+    """
+    found = {what: Counter() for what in (*SHARES, "words", "lengths")}
+    stories = list(stories)
+    for number, story in enumerate(stories, start=1):
+        told = {}
+        questions, latest = 0, None
+        for line in babi_rules.parse(story):
+            found["words"].update(words(line.text))
+            if line.answer is None:
+                found["statements"][template(line.text)] += 1
+                if latest:
+                    found["successions"][who_is_who((latest, line.text))] += 1
+                latest = told[line.number] = line.text
+            else:
+                questions += 1
+                found["words"].update(words(line.answer))
+                found["questions"][template(line.text)] += 1
+                found["answers"][line.answer] += 1
+                # The last supporting facts say most, and many facts would make each case rare.
+                support = [told[fact] for fact in line.support[-3:]]
+                found["grounds"][who_is_who([line.text, line.answer, *support])] += 1
+        if number < len(stories):  # a file ends at a number of questions, not with a story
+            found["questions in a story"][questions] += 1
+            found["lengths"][len(told)] += 1
+    return found
+
+
+def largest_difference(one, two):
+    """(percentage points, what): where two counters' shares differ most."""
+    all_one, all_two = sum(one.values()), sum(two.values())
+    return max((100 * abs(one[key] / all_one - two[key] / all_two), str(key)) for key in one | two)
+
+
+def quantile(counts, probability):
+    """The smallest value that at least this share of a counter's values does not exceed."""
+    rank = probability * sum(counts.values())
+    for value in sorted(counts):
+        rank -= counts[value]
+        if rank <= 1e-9:
+            return value
+    return max(counts)
+
+
+def length_misses(published, simulated):
+    """Compares quantiles of two counters of story lengths.
+
+    Returns:
+        (largest plain difference of quantiles, descriptions of those out of bounds).
+    """
+    size = 1 / sum(published.values()) + 1 / sum(simulated.values())
+    largest, misses = 0, []
+    for probability in QUANTILES:
+        error = SIGMAS * math.sqrt(probability * (1 - probability) * size)
+        low = quantile(published, max(probability - error, 0)) - STATEMENTS
+        high = quantile(published, min(probability + error, 1)) + STATEMENTS
+        length = quantile(simulated, probability)
+        largest = max(largest, abs(length - quantile(published, probability)))
+        if not low <= length <= high:
+            misses.append(f"{probability:.0%} of stories: {length} statements, not {low} to {high}")
+    return largest, misses
+
+
+def compare(published, simulated):
+    """Compares two results of `measure`.
+
+    Returns:
+        (a table row: the largest differences by column, sentences about what is out of bounds).
+    """
+    missing = sorted(published["words"].keys() - simulated["words"].keys())
+    extra = sorted(simulated["words"].keys() - published["words"].keys())
+    misses = [f"words only published: {', '.join(missing)}"] if missing else []
+    misses += [f"words only simulated: {', '.join(extra)}"] if extra else []
+    row = [str(len(missing) + len(extra))]
+    for what in SHARES:
+        points, where = largest_difference(published[what], simulated[what])
+        row.append(f"{points:.2f}")
+        if points > POINTS:
+            misses.append(f"{what}: {points:.2f} points at {where!r}")
+    largest, length_errors = length_misses(published["lengths"], simulated["lengths"])
+    row.append(str(largest))
+    means = [
+        sum(length * count for length, count in counts.items()) / sum(counts.values())
+        for counts in (published["lengths"], simulated["lengths"])
+    ]
+    row += [f"{mean:.1f}" for mean in means]
+    return row, misses + length_errors
+
+
+def published_folder():
+    """The folder of the published corpus, or None where there is none."""
+    folder = os.environ.get("BABI_DIR") or ROOT.parent / "shared/data/tasks_1-20_v1-2"
+    return Path(folder) if (Path(folder) / "en").is_dir() else None
+
+
+def published_stories(folder, task_id, small=False):
+    """The published English stories of a task: test file and the largest training file.
+
+    Args:
+        folder: as `published_folder` gives it.
+        task_id: 1 to 20.
+        small: whether to take the small training file in any case.
+    """
+    sizes = ("en",) if small else ("en-10k", "en")
+    test, train = (babi_simulator.file_name(task_id, split) for split in ("test", "train"))
+    train = next(path for size in sizes if (path := folder / size / train).exists())
+    stories = []
+    for path in (folder / "en" / test, train):
+        with open(path, encoding="ascii") as file:
+            stories += babi_rules.stories_of(file)
+    return stories
+
+
+def main(argv=None):
+    """Prints the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task_id", type=babi_simulator.task_numbers, default="all")
+    parser.add_argument("--questions", type=int, default=10_000, help="simulated for each task")
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args(argv)
+    folder = published_folder()
+    if folder is None:
+        print("Set BABI_DIR to the folder that holds en and en-10k.", file=sys.stderr)
+        return 2
+    columns = ("task", "words", "stat.", "quest.", "answer", "q/story", "succ.", "ground")
+    columns += ("length", "publ.", "simul.")
+    print("Largest differences: number of words; shares in points; story lengths; mean lengths")
+    print("".join(f"{column:>8}" for column in columns))
+    failed = False
+    for task_id in flags.task_id:
+        published = measure(published_stories(folder, task_id))
+        questions = flags.questions * (4 if task_id == 3 else 1)
+        simulated = measure(babi_simulator.stories(task_id, questions, flags.seed))
+        row, misses = compare(published, simulated)
+        print("".join(f"{cell:>8}" for cell in (task_id, *row)), flush=True)
+        for miss in misses:
+            print(f"    MISS {miss}")
+        failed = failed or bool(misses)
+    print("Some are out of bounds." if failed else "All are within bounds.")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
