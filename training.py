@@ -193,6 +193,7 @@ def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noi
     steps = -(-len(examples) // batch_size)
     memory_size = slots.shape[1]
 
+    @tf.autograph.experimental.do_not_convert  # converting takes longer than training an epoch
     def epoch_batches(epoch):
         order = tf.range(len(examples))
         if seed is not None:
@@ -200,6 +201,7 @@ def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noi
         filled = tf.pad(order, [[0, steps * batch_size - len(examples)]], constant_values=-1)
         return tf.data.Dataset.from_tensor_slices(tf.reshape(filled, (steps, batch_size)))
 
+    @tf.autograph.experimental.do_not_convert
     def batch(step, chosen):
         weight = tf.cast(chosen >= 0, tf.float32)
         chosen = tf.maximum(chosen, 0)
@@ -253,6 +255,12 @@ class Trainer(keras.Model):
         self.vector = self.add_weight(name="vector", shape=(sum(self.sizes),), initializer="zeros")
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
         self.loss_tracker = keras.metrics.Mean(name="loss")
+        words, slots = (None, network.config["sentence_size"]), (None, network.config["memory_size"])
+        self.logits = tf.function(
+            self._logits,
+            input_signature=[tf.TensorSpec(shape, tf.int32) for shape in (words, slots, words)],
+            autograph=False,
+        )
         self.built = True
 
     def parts(self, vector):
@@ -305,13 +313,18 @@ class Trainer(keras.Model):
         """Keras's hook for what `fit` calls: here once an epoch, with the loop over batches inside."""
         if self.train_function is not None and not force:
             return
-        step = tf.function(self.train_step, jit_compile=True) if self.jit_compile else self.train_step
+        step = tf.function(self.train_step, jit_compile=True, autograph=False) if self.jit_compile else self.train_step
+        self.optimizer.build([self.vector])  # before tracing, which would else run twice
 
-        @tf.function
         def epoch(iterator):
-            for _ in tf.range(self.steps_per_execution - 1):
+            def train(done):
                 step(next(iterator))
-            return step(next(iterator))
+                return (done + 1,)
+
+            tf.while_loop(lambda done: done < self.steps_per_execution, train, (0,))
+            return {"loss": self.loss_tracker.result()}
+
+        epoch = tf.function(epoch, autograph=False)
 
         def in_this_thread(iterator):
             # The steps are too small to be worth handing from thread to thread: half the time is saved.
@@ -320,17 +333,24 @@ class Trainer(keras.Model):
 
         self.train_function = epoch if self.jit_compile else in_this_thread
 
-    @tf.function(reduce_retracing=True)
-    def _answers(self, inputs):
+    def _logits(self, statements, key_slots, query):
+        inputs = {"statements": statements, "key_slots": key_slots, "query": query}
         logits, _ = self.network.stateless_call(
             self.parts(self.vector.value), self.network.non_trainable_variables, inputs, training=False
         )
-        return tf.argmax(logits, axis=-1)
+        return logits
 
     def answers(self, examples, batch_size=500):
         """The label ids (N,) that the network answers to N `EncodedExamples`."""
-        found = [self._answers(inputs) for inputs, *_ in batches(examples, batch_size)]
-        return np.concatenate(found)[: len(examples)]
+        found = []
+        for start in range(0, len(examples), batch_size):
+            some = slice(start, start + batch_size)
+            rows = examples.slots[some]
+            distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
+            statements = examples.statements[distinct]
+            logits = self.logits(statements, place[1:].reshape(rows.shape).astype(np.int32), examples.query[some])
+            found.append(np.argmax(logits, axis=-1))
+        return np.concatenate(found)
 
 
 def exact_match(predicted, examples, tasks):
