@@ -976,6 +976,10 @@ def _side(text):
     return hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % len(SPLITS)
 
 
+# Stands in every folder that has simulated files: their scores are none of the published corpus.
+MARKER = "SIMULATED.txt"
+
+
 def file_name(task_id, split):
     """The name of a task's file in the published corpus."""
     return f"qa{task_id}_{TASKS[task_id].__name__.replace('_', '-')}_{split}.txt"
@@ -1015,7 +1019,9 @@ def _refuse_existing(paths):
 
 
 def write_files(output_dir, task_ids, train, test, seed):
-    """Writes the training and the test file of some tasks into a folder.
+    """Writes the training and the test file of some tasks into a folder, and marks it as simulated.
+
+    The marker comes before the first file, so whatever ends this call early, no file stands unmarked.
 
     Args:
         output_dir: the folder; it is made if need be.
@@ -1034,6 +1040,9 @@ def write_files(output_dir, task_ids, train, test, seed):
     ]
     _refuse_existing([path for path, *_ in plan])
     os.makedirs(output_dir, exist_ok=True)
+    with open(os.path.join(output_dir, MARKER), "a", encoding="ascii", newline="\n") as marker:
+        tasks = f"task{'s' if len(task_ids) > 1 else ''} {', '.join(map(str, task_ids))}"
+        marker.write(f"Not the published stories: babi_simulator.py made {tasks} with seed {seed}.\n")
     for path, *content in plan:
         write_file(path, *content)
 
@@ -1050,7 +1059,7 @@ def write_corpus(output_dir, task_ids, train, test, seed):
         True if this call made the folder, False if it was there with all its files.
 
     Raises:
-        FileExistsError: if the folder is there and not empty but lacks one of the files.
+        FileExistsError: if the folder is there and not empty but lacks one of the files or the marker.
         OSError: if it cannot be written.
     """
     output_dir = os.path.abspath(output_dir)
@@ -1068,6 +1077,7 @@ def write_corpus(output_dir, task_ids, train, test, seed):
                 if not os.path.isdir(output_dir):
                     raise
     names = [file_name(task_id, split) for task_id in task_ids for split in SPLITS]
+    names.append(MARKER)
     missing = [name for name in names if not os.path.exists(os.path.join(output_dir, name))]
     if missing:
         raise FileExistsError(

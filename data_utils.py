@@ -2,15 +2,24 @@
 
 The text format (Weston et al., 2015, arXiv:1502.05698): a line is `ID text`; IDs count up from 1 in every
 story; a question line is `ID question<TAB>answer<TAB>supporting IDs`. Everything here is plain Python and
-NumPy: nothing imports TensorFlow.
+NumPy: nothing imports TensorFlow, but for a download at the very end.
 """
 
 import os
 import re
-from dataclasses import dataclass
+import shutil
+import socket
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass, replace
+from http.client import HTTPException
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+import babi_simulator
 
 TASKS = 20
 NIL = 0  # the id of padding
@@ -291,6 +300,16 @@ class EncodedExamples:
     def __len__(self):
         return len(self.answer)
 
+    def take(self, chosen):
+        """The examples with the given numbers, in that order."""
+        return replace(
+            self,
+            slots=self.slots[chosen],
+            query=self.query[chosen],
+            answer=self.answer[chosen],
+            task=self.task[chosen],
+        )
+
     def padded(self):
         """The same examples as `MemoryTensors`; keys and values are the statements."""
         memory = self.statements[self.slots]
@@ -346,3 +365,171 @@ def longest(examples):
     """(words of the longest sentence, statements of the longest memory) in examples; at least (1, 1)."""
     sentences = {s for example in examples for s in (*example.statements, example.question)}
     return max(map(len, sentences), default=1), max(1, max(len(e.statements) for e in examples))
+
+
+# --- where the corpus comes from ------------------------------------------------------------------------
+
+DATA = "data"  # like every path here, seen from the current folder
+TREE = "tasks_1-20_v1-2"  # the folder of the published corpus, in DATA and in every archive
+PUBLISHED = os.path.join(DATA, TREE, "en", "")
+SIMULATED = os.path.join(DATA, "simulated", "en", "")
+SIMULATED_QUESTIONS = 1000  # of each task, for training and again for the test, as in the published corpus
+SOURCES = (  # (address, SHA-256) of the archives; the second has the same texts
+    (
+        "http://www.thespermwhale.com/jaseweston/babi/tasks_1-20_v1-2.tar.gz",
+        "0364ebde659f14d11bc21744516c5ec49d3d06cb692733f66680771244998898",
+    ),
+    (
+        "http://parl.ai/downloads/babi/babi.tar.gz",
+        "f7f0bee187efca0d81c3daac1b162cda4eb7f9505dee5ad6846eabbed3dbf92e",
+    ),
+)
+SILENCE = 5  # seconds without a byte after which a host is given up
+
+
+def find_corpus(data_dir=None):
+    """The folder of bAbI files to read: the one given, or else the published corpus, or else a simulated one.
+
+    Without a folder given, `PUBLISHED` is used where it is there. Where it is not, the official archive is
+    fetched, checked and unpacked; no file of a damaged download is kept. If no host in `SOURCES` gives it,
+    `SIMULATED` is used, and made if need be; the next call tries the hosts again. What happens is printed. Any
+    number of processes may do all this at once: the first to finish puts its folder in place, the others use it.
+
+    A host is given up after `SILENCE` seconds without a byte, at each of its network addresses. Nothing limits
+    the whole time of a download that goes on, however slowly, or of the look-up of a host's name.
+
+    Args:
+        data_dir: a folder, which is returned as it is, there or not; None to find one.
+
+    Returns:
+        (folder, whether its stories are simulated).
+
+    Raises:
+        InputError: a folder cannot be written, the simulated one is incomplete, or an archive is no archive or
+            has a member that is neither file nor folder or would land outside.
+    """
+    if data_dir is not None:
+        return data_dir, is_simulated(data_dir)
+    try:
+        if not _is_there(PUBLISHED) and not _fetch_corpus():
+            if babi_simulator.write_corpus(
+                SIMULATED, list(babi_simulator.TASKS), SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0
+            ):
+                print(f"{SIMULATED}: made, with simulated stories of all {TASKS} tasks.", flush=True)
+            return SIMULATED, True
+    except OSError as error:
+        what = f"{error.filename or DATA}: cannot be written: {error.strerror}" if error.strerror else str(error)
+        raise InputError(f"{what.rstrip('.')} (--data_dir names a folder of bAbI files to read instead).") from error
+    return PUBLISHED, is_simulated(PUBLISHED)
+
+
+def is_simulated(folder):
+    """Whether a folder, or one it is in, has the simulator's marker; what is around the published tree is no matter."""
+    folder = Path(os.path.realpath(folder))
+    for place in (folder, *folder.parents):
+        if os.path.exists(place / babi_simulator.MARKER):
+            return True
+        if place.name == TREE:
+            break
+    return False
+
+
+def _is_there(folder):
+    """Whether there is anything at a folder's place but an empty folder; reading it may still fail, and say why."""
+    try:
+        return bool(os.listdir(folder))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def _fetch_corpus():
+    """Puts the published corpus in place from the first host that has it; False if none has."""
+    print(f"{PUBLISHED} is not there: fetching the bAbI tasks, 16 MB.", flush=True)
+    os.makedirs(DATA, exist_ok=True)
+    for url, sha256 in SOURCES:
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as workshop:
+            archive = _download(url, sha256, workshop)
+            tree = archive and _unpack(archive, os.path.join(workshop, "unpacked"), url)
+            if tree:
+                _put_in_place(tree)
+        if _is_there(PUBLISHED):  # perhaps from another process
+            return True
+    return False
+
+
+def _download(url, sha256, folder):
+    """Fetches a file into a folder of its own; returns its path if it is complete and right, else None."""
+    import keras  # here, as it brings TensorFlow with it, which few need this module for
+    from six.moves.urllib.error import HTTPError, URLError
+
+    timeout, bar = socket.getdefaulttimeout(), sys.stdout.isatty()
+    logging = keras.config.is_interactive_logging_enabled()
+    socket.setdefaulttimeout(SILENCE)
+    if not bar:
+        keras.config.disable_interactive_logging()  # in a file, a progress bar is hundreds of lines
+    try:
+        return keras.utils.get_file(
+            "archive",
+            url,
+            file_hash=sha256,
+            hash_algorithm="sha256",
+            cache_dir=os.path.abspath(folder),
+            cache_subdir="",
+        )
+    except Exception as error:
+        # A URLError arrives as the context of a bare Exception, a wrong checksum as a ValueError, all else as it is.
+        cause = error.__context__ if isinstance(error.__context__, URLError) else error
+        if not isinstance(cause, (OSError, HTTPException, ValueError)):
+            raise
+        if isinstance(cause, HTTPError):
+            cause.close()
+            reason = str(cause)
+        else:
+            reason = str(getattr(cause, "reason", cause)) or type(cause).__name__
+        start = "\r\x1b[K" if bar else ""  # over what there is of the progress bar
+        print(f"{start}{url}: not fetched: {' '.join(reason.split()).rstrip('.')}.", flush=True)
+        return None
+    finally:
+        socket.setdefaulttimeout(timeout)
+        if logging:
+            keras.config.enable_interactive_logging()
+
+
+def _unpack(archive, folder, source):
+    """Unpacks an archive of nothing but files and folders; returns the `TREE` in it, None if none has `en`."""
+    try:
+        with tarfile.open(archive) as tar:
+            members = tar.getmembers()
+            for member in members:
+                inside = not os.path.isabs(member.name) and ".." not in member.name.split("/")
+                if not inside or not (member.isreg() or member.isdir()):
+                    what = "a link or device" if inside else "outside the archive's folder"
+                    raise InputError(f"{source}: not unpacked: its member {_quoted(member.name)} is {what}.")
+            # By hand, as `extractall` takes over owners and permissions, and is safe in recent Pythons only.
+            for member in members:
+                path = os.path.join(folder, member.name)
+                os.makedirs(path if member.isdir() else os.path.dirname(path), exist_ok=True)
+                if member.isreg():
+                    with tar.extractfile(member) as packed, open(path, "wb") as file:
+                        shutil.copyfileobj(packed, file)
+    except (tarfile.TarError, EOFError) as error:
+        raise InputError(f"{source}: not unpacked: expected a complete tar archive, found another file.") from error
+    for tree in sorted(Path(folder).rglob(TREE)):
+        if (tree / "en").is_dir():
+            return tree
+    print(f"{source}: not used: it has no folder {TREE}/en.", flush=True)
+    return None
+
+
+def _put_in_place(tree):
+    """Moves an unpacked tree to its place, or its `en` alone beside what is there; keeps an `en` that is there."""
+    for made, place in ((tree, os.path.join(DATA, TREE)), (tree / "en", os.path.join(DATA, TREE, "en"))):
+        try:
+            os.rename(made, place)
+        except OSError as error:
+            failure = error
+        if _is_there(PUBLISHED):
+            return
+    raise failure

@@ -4,8 +4,9 @@ import data_utils
 import training
 
 
-def main(argv=None):
-    parser = training.flag_parser(
+def flag_parser():
+    """This script's flags: its defaults are those of the original joint training."""
+    return training.flag_parser(
         __doc__,
         embedding_size=40,
         feature_size=50,
@@ -18,7 +19,10 @@ def main(argv=None):
         output_file=None,
         param_output_file=None,
     )
-    flags = parser.parse_args(argv)
+
+
+def main(argv=None):
+    flags = flag_parser().parse_args(argv)
     training.run("joint", flags, [range(1, data_utils.TASKS + 1)])
 
 

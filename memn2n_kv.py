@@ -210,10 +210,11 @@ class MemN2N_KV(keras.Model):
         """Answers questions.
 
         Args:
-            inputs: a dict of word ids in one of two forms. Padded: `memory_key` and `memory_value`
-                (B, M, J), `query` (B, J). Compact, where each distinct statement is read once:
-                `statements` (U, J), `key_slots` (B, M) with the row of each slot's key, row 0 being the
-                empty statement, `query` (B, J), and, where values are not the keys, `value_slots` (B, M).
+            inputs: a dict of word ids in one of two forms. Padded: `memory_key` (B, M, J), `query` (B, J)
+                and, where values are not the keys, `memory_value` (B, M, J). Compact, where each distinct
+                statement is read once: `statements` (U, J), `key_slots` (B, M) with the row of each slot's
+                key, row 0 being the empty statement, `query` (B, J) and, where values are not the keys,
+                `value_slots` (B, M).
             training: apply dropout.
             return_attention: also return where each hop looked.
 
@@ -244,15 +245,15 @@ class MemN2N_KV(keras.Model):
         if "statements" in inputs:
             key_slots = inputs["key_slots"]
             return inputs["statements"], key_slots, inputs.get("value_slots"), ops.not_equal(key_slots, 0)
-        keys, values = inputs["memory_key"], inputs["memory_value"]
-        sentence_size = keys.shape[-1]
-        statements = ops.concatenate(
-            [ops.reshape(keys, (-1, sentence_size)), ops.reshape(values, (-1, sentence_size))], axis=0
-        )
-        shape = ops.shape(keys)[:2]
-        slots = shape[0] * shape[1]
-        key_slots = ops.reshape(ops.arange(slots), shape)
-        return statements, key_slots, key_slots + slots, ops.any(ops.not_equal(keys, 0), axis=-1)
+        keys, values = inputs["memory_key"], inputs.get("memory_value")
+        shape, sentence_size = ops.shape(keys)[:2], keys.shape[-1]
+        occupied = ops.any(ops.not_equal(keys, 0), axis=-1)
+        key_slots = ops.reshape(ops.arange(shape[0] * shape[1]), shape)
+        statements = ops.reshape(keys, (-1, sentence_size))
+        if values is None:
+            return statements, key_slots, None, occupied
+        statements = ops.concatenate([statements, ops.reshape(values, (-1, sentence_size))], axis=0)
+        return statements, key_slots, key_slots + shape[0] * shape[1], occupied
 
 
 def _with_nil(weights):

@@ -3,8 +3,9 @@
 import training
 
 
-def main(argv=None):
-    parser = training.flag_parser(
+def flag_parser():
+    """This script's flags: its defaults are those of the original single-task training."""
+    return training.flag_parser(
         __doc__,
         task_id="1",
         embedding_size=30,
@@ -17,7 +18,10 @@ def main(argv=None):
         evaluation_interval=50,
         output_file="single_scores.csv",
     )
-    flags = parser.parse_args(argv)
+
+
+def main(argv=None):
+    flags = flag_parser().parse_args(argv)
     training.run("single", flags, [[task] for task in flags.task_id])
 
 

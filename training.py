@@ -8,21 +8,32 @@ import csv
 import fcntl
 import io
 import os
+import re
 import sys
 import time
 from typing import NamedTuple
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow: its notices are not for users
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no faster on steps this small, and it prints a notice
-
-import keras
 import numpy as np
-import tensorflow as tf
-from tensorflow.python.eager import context
 
 import data_utils
 from data_utils import InputError
-from memn2n_kv import READERS, MemN2N_KV
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # no faster on steps this small
+_stderr = os.dup(2)
+with open(os.devnull, "w") as _nowhere:
+    # TensorFlow greets a machine without a GPU with lines that no setting stops and no user can act on.
+    os.dup2(_nowhere.fileno(), 2)
+    try:
+        import keras
+        import tensorflow as tf
+        from tensorflow.python.eager import context
+
+        from memn2n_kv import READERS, MemN2N_KV
+    finally:
+        os.dup2(_stderr, 2)
+        os.close(_stderr)
+tf.get_logger().setLevel("ERROR")  # each model of a run has functions of its own; that is no mistake
 
 SCORE_COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 NOISE_TABLE = 2**20
@@ -55,13 +66,28 @@ def task_list(text):
     """An argparse type: `7`, `3,7,9`, `1-20` or `all` as a list of task numbers."""
     tasks = []
     for part in (f"1-{data_utils.TASKS}" if text == "all" else text).split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal()):
-            raise argparse.ArgumentTypeError(f"{text} is not a task number, a list, a range or 'all'")
-        tasks.extend(range(int(first), int(last or first) + 1) or [0])
-    if not all(1 <= task <= data_utils.TASKS for task in tasks):
-        raise argparse.ArgumentTypeError(f"{text} goes beyond the tasks 1 to {data_utils.TASKS}")
+        found = re.fullmatch(r"\s*([0-9]{1,2})(?:-([0-9]{1,2}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= first <= last <= data_utils.TASKS:
+            raise argparse.ArgumentTypeError(
+                f"{text} is not a task from 1 to {data_utils.TASKS}, a list (3,7,9), a range (1-20) or all"
+            )
+        tasks.extend(range(first, last + 1))
     return list(dict.fromkeys(tasks))
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong flag with one sentence instead of a screenful."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message.rstrip('.')} (-h explains every flag).\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each default, except where there is none."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def flag_parser(description, **defaults):
@@ -74,13 +100,14 @@ def flag_parser(description, **defaults):
     Returns:
         An `argparse.ArgumentParser`.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     count = number(int, 1)
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data_dir", default=os.path.join("data", "tasks_1-20_v1-2", "en", ""), help="folder of bAbI files")
+    add(
+        "--data_dir",
+        help=f"folder of bAbI files (default: {data_utils.PUBLISHED}, fetched, or else simulated, where it is missing)",
+    )
     if "task_id" in defaults:
         add("--task_id", type=task_list, help="task 1 to 20, a list (3,7,9), a range (1-20) or all")
     add("--only_supporting", type=boolean, default=False, help="keep only the statements that support an answer")
@@ -102,14 +129,15 @@ def flag_parser(description, **defaults):
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
     add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="each gradient is clipped to it")
     add("--gradient_noise", type=number(float, 0), default=0.001, help="standard deviation of noise on gradients")
-    add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share that dropout after a reader keeps")
+    add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
 
     add = parser.add_argument_group("files").add_argument
-    add("--output_file", help="score file, appended to where it exists")
+    stamped = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
+    add("--output_file", help=f"score file, appended to where it exists{stamped}")
     if "param_output_file" in defaults:
-        add("--param_output_file", help="file of NAME=value lines")
+        add("--param_output_file", help="file of NAME=value lines, one a flag (default: logs/params_<unix time>.csv)")
     add("--log_dir", default="logs", help="each run makes a folder in it for its model, scores and flags")
 
     add = parser.add_argument_group("machine").add_argument
@@ -165,8 +193,19 @@ def load(flags, tasks):
     return Corpus(list(tasks), vocabulary, sentence_size, memory_size, **encoded)
 
 
-def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noise=None):
-    """The input pipeline: batches in which each distinct statement stands once.
+def statement_room(examples, batch_size, samples=200):
+    """A number of distinct statements that one shuffled batch in a million may exceed.
+
+    That is five standard deviations above the mean of sample batches.
+    """
+    random = np.random.RandomState(0)
+    chosen = random.randint(len(examples), size=(samples, batch_size))
+    needs = [len(np.unique(examples.slots[batch])) for batch in chosen]
+    return -(-int(np.mean(needs) + 5 * np.std(needs) + 1) // 32) * 32
+
+
+def batches(examples, batch_size, seed, first_epoch=0, room=None, noise=None):
+    """The input pipeline: shuffled batches, epoch after epoch, in which each distinct statement stands once.
 
     It runs beside the training step, in TensorFlow's own threads, and depends on nothing but its arguments:
     any epoch can be made again from its number.
@@ -174,16 +213,17 @@ def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noi
     Args:
         examples: `EncodedExamples`.
         batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
-        seed: shuffle with it, epoch after epoch without end; None for one pass in the given order.
+        seed: of shuffling and noise.
         first_epoch: number of the first epoch.
-        statements: pad the distinct statements of a batch to this number (XLA compiles once a shape).
+        room: pad the distinct statements of each batch to this number, as XLA compiles once a shape; a
+            batch that needs more is padded to the most that any can need. None to leave the number free.
         noise: (length, standard deviation) of a vector of Gaussian noise to go with each batch: a window at
             a random place of one table, as drawing each number anew would cost more than the rest of the
             step (the noise table of Salimans et al., 2017, arXiv:1703.03864, section 2.1).
 
     Returns:
-        A `tf.data.Dataset` of (inputs, answer (B,), weight (B,), noise), inputs in the compact form of
-        `MemN2N_KV.call`.
+        A `tf.data.Dataset` without end of (inputs, answer (B,), weight (B,)) and, where asked for, noise;
+        inputs in the compact form of `MemN2N_KV.call`.
     """
     table, slots, query, answer = map(
         tf.constant, (examples.statements, examples.slots, examples.query, examples.answer)
@@ -195,9 +235,7 @@ def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noi
 
     @tf.autograph.experimental.do_not_convert  # converting takes longer than training an epoch
     def epoch_batches(epoch):
-        order = tf.range(len(examples))
-        if seed is not None:
-            order = tf.random.experimental.stateless_shuffle(order, seed=(seed, epoch))
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(examples)), seed=(seed, epoch))
         filled = tf.pad(order, [[0, steps * batch_size - len(examples)]], constant_values=-1)
         return tf.data.Dataset.from_tensor_slices(tf.reshape(filled, (steps, batch_size)))
 
@@ -207,24 +245,20 @@ def batches(examples, batch_size, seed=None, first_epoch=0, statements=None, noi
         chosen = tf.maximum(chosen, 0)
         rows = tf.concat([[0], tf.reshape(tf.gather(slots, chosen), [-1])], 0)  # the empty statement first
         distinct, place = tf.unique(rows)
-        if statements is not None:
+        key_slots = tf.reshape(place[1:], (batch_size, memory_size))
+        if room is not None:
             size = tf.size(distinct)
-            padded = tf.where(size <= statements, statements, batch_size * memory_size + 1)
-            distinct = tf.pad(distinct, [[0, padded - size]])
-        inputs = {
-            "statements": tf.gather(table, distinct),
-            "key_slots": tf.reshape(place[1:], (batch_size, memory_size)),
-            "query": tf.gather(query, chosen),
-        }
+            distinct = tf.pad(distinct, [[0, tf.where(size <= room, room, batch_size * memory_size + 1) - size]])
+        inputs = {"statements": tf.gather(table, distinct), "key_slots": key_slots, "query": tf.gather(query, chosen)}
         made = (inputs, tf.gather(answer, chosen), weight)
         if noise is None:
             return made
         start = tf.random.stateless_uniform([1], (seed, step), maxval=NOISE_TABLE, dtype=tf.int32)
         return *made, tf.slice(noise_table, start, [noise[0]])
 
-    epochs = tf.data.Dataset.range(first_epoch, first_epoch + 1 if seed is None else np.iinfo(np.int64).max)
     return (
-        epochs.flat_map(epoch_batches)
+        tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+        .flat_map(epoch_batches)
         .enumerate(first_epoch * steps)
         .map(batch, num_parallel_calls=1, deterministic=True)
         .prefetch(16)
@@ -353,19 +387,19 @@ class Trainer(keras.Model):
         return np.concatenate(found)
 
 
-def exact_match(predicted, examples, tasks):
+def exact_match(predicted, examples):
     """The share of right answers in each task and over all questions.
 
     Args:
         predicted: (N,) label ids.
         examples: the N `EncodedExamples`.
-        tasks: task numbers.
 
     Returns:
         A dict from task number, and from "all", to accuracy in 0..1.
     """
     right = predicted == examples.answer
-    return {**{task: float(np.mean(right[examples.task == task])) for task in tasks}, "all": float(np.mean(right))}
+    by_task = {int(task): float(np.mean(right[examples.task == task])) for task in np.unique(examples.task)}
+    return {**by_task, "all": float(np.mean(right))}
 
 
 # --- files ----------------------------------------------------------------------------------------------
@@ -392,6 +426,13 @@ def check_writable(path, flag):
         raise InputError(f"{path}: the folder {folder} does not exist; make it or change {flag}.")
     if not os.access(path if os.path.exists(path) else folder, os.W_OK) or os.path.isdir(path):
         raise InputError(f"{path}: cannot be written; change {flag}.")
+
+
+def check_log_dir(log_dir):
+    """Raises InputError unless log_dir is a folder to write in, or could be made in one."""
+    place = log_dir if os.path.exists(log_dir) else os.path.dirname(os.path.abspath(log_dir))
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        raise InputError(f"{log_dir}: expected a folder that can be written; change --log_dir.")
 
 
 def check_score_file(path):
@@ -439,13 +480,6 @@ class Report(keras.callbacks.Callback):
         if sys.stdout.isatty():
             self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"])
 
-    def accuracies(self):
-        """Exact match by task of the training and of the validation questions."""
-        return [
-            exact_match(self.model.answers(examples), examples, self.corpus.tasks)
-            for examples in (self.corpus.training, self.corpus.validation)
-        ]
-
     def on_epoch_end(self, epoch, logs=None):
         epoch += 1
         loss = float(logs["loss"])
@@ -453,7 +487,10 @@ class Report(keras.callbacks.Callback):
             self.bar.update(epoch, [("loss", loss)])
         if epoch % self.interval and epoch != self.epochs:
             return
-        training, validation = self.accuracies()
+        training, validation = (
+            exact_match(self.model.answers(examples), examples)
+            for examples in (self.corpus.training, self.corpus.validation)
+        )
         if self.bar and epoch != self.epochs:
             print()
         print(
@@ -492,23 +529,21 @@ def build(flags, corpus):
 
 
 def worth_compiling(flags, corpus):
-    """Whether XLA saves more time than it takes: its two to four seconds are most of a single task's run."""
-    return len(corpus.training) * flags.epochs * corpus.memory_size > 5_000_000
+    """Whether XLA saves more time than its compiler takes, which is most of the time a single task's run needs."""
+    work = len(corpus.training) * flags.epochs * corpus.memory_size
+    return work > (5_000_000 if flags.reader == "bow" else 1_250_000)
 
 
-def statement_room(examples, batch_size, samples=200):
-    """How many distinct statements a shuffled batch holds at most, as far as samples tell, and some more."""
-    random = np.random.RandomState(0)
-    chosen = random.randint(len(examples), size=(samples, batch_size))
-    most = max(len(np.unique(examples.slots[batch])) for batch in chosen)
-    return -(-int(most * 1.05 + 1) // 32) * 32
+def train(flags, corpus, callbacks=()):
+    """Trains one model.
 
-
-def train_and_evaluate(flags, corpus, history_file):
-    """Trains one model and scores it; the test questions are answered once, at the end.
+    Args:
+        flags: parsed flags.
+        corpus: `Corpus`.
+        callbacks: Keras callbacks; to them an epoch is one batch.
 
     Returns:
-        The trained network, and a list of (task, test, training, validation accuracy).
+        The `Trainer` with the trained weights.
     """
     keras.utils.set_random_seed(flags.random_state)
     trainer = Trainer(build(flags, corpus), flags.l2_lambda, flags.max_grad_norm)
@@ -527,17 +562,23 @@ def train_and_evaluate(flags, corpus, history_file):
         corpus.training,
         flags.batch_size,
         seed=flags.random_state,
-        statements=statement_room(corpus.training, flags.batch_size) if compiled else None,
+        room=statement_room(corpus.training, flags.batch_size) if compiled else None,
         noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
     )
-    report = Report(corpus, flags.epochs, flags.evaluation_interval, history_file)
     trainer.fit(
-        data, steps_per_epoch=steps, epochs=flags.epochs, shuffle=False, verbose=0, callbacks=[report]
+        data, steps_per_epoch=steps, epochs=flags.epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
     )
-    training, validation = report.accuracies()
-    testing = exact_match(trainer.answers(corpus.testing), corpus.testing, corpus.tasks)
-    rows = [(task, testing[task], training[task], validation[task]) for task in corpus.tasks]
-    return trainer.finish(), rows
+    return trainer
+
+
+def score(trainer, corpus):
+    """Scores a trained model on all splits; the test questions are answered here and nowhere else.
+
+    Returns:
+        A list of (task, test, training, validation accuracy).
+    """
+    splits = [exact_match(trainer.answers(s), s) for s in (corpus.testing, corpus.training, corpus.validation)]
+    return [(task, *(split[task] for split in splits)) for task in corpus.tasks]
 
 
 def print_scores(rows):
@@ -552,6 +593,12 @@ def print_scores(rows):
     )
 
 
+def say_simulated(data_dir):
+    """Prints that scores of this run are no bAbI scores."""
+    print(f"{data_dir}: these stories are simulated, not the published bAbI stories;")
+    print("the scores of this run are marked as simulated and are no bAbI scores.", flush=True)
+
+
 def run(name, flags, models):
     """Trains and scores models one after another, and writes their files.
 
@@ -564,12 +611,15 @@ def run(name, flags, models):
     tf.debugging.set_log_device_placement(flags.log_device_placement)
     if flags.random_state is None:
         flags.random_state = int.from_bytes(os.urandom(3), "little")
-    for path, flag in ((flags.output_file, "--output_file"), (vars(flags).get("param_output_file"), "--param_output_file")):
-        if path:
-            check_writable(path, flag)
     if flags.output_file:
         check_score_file(flags.output_file)
+    if vars(flags).get("param_output_file"):
+        check_writable(flags.param_output_file, "--param_output_file")
+    check_log_dir(flags.log_dir)
+    flags.data_dir, flags.simulated = data_utils.find_corpus(flags.data_dir)
     corpora = [load(flags, tasks) for tasks in models]
+    if flags.simulated:
+        say_simulated(flags.data_dir)
 
     folder = new_run_folder(flags.log_dir, name)
     stamp = os.path.basename(folder).partition("_")[2]
@@ -589,14 +639,19 @@ def run(name, flags, models):
             flush=True,
         )
         suffix = f"_task{corpus.tasks[0]}" if len(corpus.tasks) == 1 else ""
-        network, rows = train_and_evaluate(flags, corpus, os.path.join(folder, f"history{suffix}.csv"))
-        network.save(os.path.join(folder, f"model{suffix}.keras"))
-        written = [[task, *(f"{accuracy:.4f}" for accuracy in accuracies)] for task, *accuracies in rows]
+        history = os.path.join(folder, f"history{suffix}.csv")
+        trainer = train(flags, corpus, [Report(corpus, flags.epochs, flags.evaluation_interval, history)])
+        rows = score(trainer, corpus)
+        trainer.finish().save(os.path.join(folder, f"model{suffix}.keras"))
+        mark = " (simulated)" if flags.simulated else ""
+        written = [[f"{task}{mark}", *(f"{accuracy:.4f}" for accuracy in accuracies)] for task, *accuracies in rows]
         append_scores(score_file, written)
         append_scores(os.path.join(folder, "scores.csv"), written)
         all_rows += rows
     print_scores(all_rows)
     print(f"scores in {score_file}; model, history and flags in {folder}")
+    if flags.simulated:
+        say_simulated(flags.data_dir)
 
 
 def command(main):

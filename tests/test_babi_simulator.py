@@ -10,13 +10,9 @@ import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
 import babi_rules
 import compare_simulator
+import pytest
 
 import babi_simulator
 from babi_simulator import stories
@@ -39,14 +35,6 @@ OFFICIAL_NAMES = """
 every_task = pytest.mark.parametrize("task_id", ALL_TASKS)
 
 
-@pytest.fixture(scope="module")
-def published():
-    folder = compare_simulator.published_folder()
-    if folder is None:
-        pytest.skip("no published bAbI files: set BABI_DIR to the folder that holds en and en-10k")
-    return folder
-
-
 def question_lines(lines):
     return [line for line in lines if "\t" in line]
 
@@ -62,7 +50,11 @@ def run(*flags, cwd=None):
 
 
 def text_of(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("qa*.txt"))}
+
+
+def marker_lines(folder):
+    return (folder / babi_simulator.MARKER).read_text().splitlines()
 
 
 # Stories ----------------------------------------------------------------------------------------
@@ -229,6 +221,7 @@ def test_files_have_official_names_and_pinned_bytes(tmp_path):
         f"{name}_{split}.txt" for name in OFFICIAL_NAMES for split in ("train", "test")
     )
     assert os.listdir(tmp_path) == ["en"]
+    assert set(os.listdir(folder)) == {*files, babi_simulator.MARKER}
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         assert content.endswith(b"\n") and b"\r" not in content and b"\n\n" not in content
@@ -245,7 +238,9 @@ def test_command_line_writes_what_was_asked_for(tmp_path):
     done = run("--task_id", "3,18-20,1", "--train", 12, "--test", 7, "--seed", 4, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     folder = tmp_path / "data/simulated/en"
-    assert len(os.listdir(folder)) == 10
+    assert len(os.listdir(folder)) == 10 + 1
+    (sentence,) = marker_lines(folder)
+    assert "tasks 1, 3, 18, 19, 20 with seed 4" in sentence
     for task_id in (1, 3, 18, 19, 20):
         for split, questions in (("train", 12), ("test", 7)):
             text = (folder / babi_simulator.file_name(task_id, split)).read_text()
@@ -262,8 +257,10 @@ def test_nothing_is_overwritten(tmp_path):
     assert again.returncode == 2
     assert "qa2_two-supporting-facts_train.txt" in again.stderr and "(and 1 more)" in again.stderr
     assert again.stderr.count("\n") == 1
-    assert text_of(tmp_path) == before
-    assert run("--task_id", "1,3", *flags).returncode == 0  # beside them there is room
+    assert text_of(tmp_path) == before and len(marker_lines(tmp_path)) == 1
+    assert run("--task_id", "1,3", "--seed", 7, *flags).returncode == 0  # beside them there is room
+    first, second = marker_lines(tmp_path)
+    assert "task 2 with seed 0" in first and "tasks 1, 3 with seed 7" in second
 
 
 @pytest.mark.parametrize(
@@ -313,11 +310,11 @@ def test_interrupted_file_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(babi_simulator, "stories", breaking)
     with pytest.raises(KeyboardInterrupt):
-        babi_simulator.write_files(tmp_path, [1], 5, 5, 0)
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(KeyboardInterrupt):
         babi_simulator.write_corpus(tmp_path / "en", [1], 5, 5, 0)
     assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt):
+        babi_simulator.write_files(tmp_path, [1], 5, 5, 0)
+    assert os.listdir(tmp_path) == [babi_simulator.MARKER]  # it comes first, and does no harm
 
 
 def test_corpus_that_is_there_is_kept(tmp_path):
@@ -329,6 +326,14 @@ def test_corpus_that_is_there_is_kept(tmp_path):
     with pytest.raises(FileExistsError, match="lacks qa3_three-supporting-facts_train.txt"):
         babi_simulator.write_corpus(folder, [1, 2, 3], 5, 5, 0)
     assert text_of(folder) == before
+
+
+def test_corpus_without_marker_is_not_taken_for_a_simulated_one(tmp_path):
+    babi_simulator.write_files(tmp_path, [1], 5, 5, 0)
+    os.remove(tmp_path / babi_simulator.MARKER)
+    with pytest.raises(FileExistsError, match=f"lacks {babi_simulator.MARKER}"):
+        babi_simulator.write_corpus(tmp_path, [1], 5, 5, 0)
+    assert not os.path.exists(tmp_path / babi_simulator.MARKER)
 
 
 def test_two_who_write_one_corpus_at_once_do_no_harm(tmp_path):

@@ -1,0 +1,59 @@
+"""What several test files share: where things are, the corpora, the original's numbers."""
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import compare_simulator
+
+TESTS = Path(__file__).resolve().parent
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before any test imports TensorFlow
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+@pytest.fixture(scope="session")
+def small_corpus():
+    """The folder of a hand-written corpus: task 1 with 12 training and 4 test questions, task 2 with 7 and 3."""
+    return TESTS / "corpus"
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The folder of the published corpus, with `en` and perhaps `en-10k`, `hn`, ... in it."""
+    folder = compare_simulator.published_folder()
+    if folder is None:
+        pytest.skip("no published bAbI files: set BABI_DIR to the folder that holds en and en-10k")
+    return folder
+
+
+class Original:
+    """Inputs, weights and results of the original network, see `reference/README.md`."""
+
+    def __init__(self, name, tolerance):
+        with np.load(TESTS / "reference" / f"seed_model_{name}.npz") as arrays:
+            self.arrays = dict(arrays)
+        self.hyperparameters = ast.literal_eval(self.arrays["hyperparameters"][()].decode())
+        self.inputs = {name: self.arrays[name] for name in ("memory_key", "memory_value", "query")}
+        self.answer = self.arrays["answer"]
+        self.tolerance = tolerance
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+    def by_variable(self, kind):
+        """A dict from the name of each variable to its array of a kind, such as "gradient"."""
+        return {key.partition("/")[2]: array for key, array in self.arrays.items() if key.startswith(kind + "/")}
+
+
+@pytest.fixture(scope="session", params=[("small", 1e-4), ("joint", 1e-3)], ids=lambda parameter: parameter[0])
+def original(request):
+    """The numbers of the original model, and the relative error that is allowed."""
+    return Original(*request.param)

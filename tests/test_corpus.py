@@ -1,0 +1,432 @@
+"""Where the corpus comes from: hosts that work, fail, lie or say nothing, all on 127.0.0.1; and simulated stories."""
+
+import hashlib
+import io
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import babi_simulator
+import data_utils
+from data_utils import InputError, find_corpus, is_simulated
+
+FILES = {
+    f"tasks_1-20_v1-2/{folder}/qa1_where_{split}.txt": b"1 Mary went home.\n2 Where is Mary?\thome\t1\n"
+    for folder in ("en", "en-10k")
+    for split in ("train", "test")
+}
+
+
+def archive(files=FILES, prefix="", extra=None):
+    """The bytes of a .tar.gz; `extra` is one more member, a `tarfile.TarInfo`."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(prefix + name)
+            member.size, member.mode = len(content), 0o400
+            tar.addfile(member, io.BytesIO(content))
+        if extra is not None:
+            tar.addfile(extra, io.BytesIO(bytes(extra.size)))
+    return packed.getvalue()
+
+
+GOOD = archive()
+OTHER = archive({"readme.txt": b"moved"})
+
+
+# --- a host ---------------------------------------------------------------------------------------------
+
+
+class Host(ThreadingHTTPServer):
+    """A server on 127.0.0.1; `answers` says by path what it does, `asked` what it was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.answers, self.asked = {}, []
+        self.closing = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def offers(self, path, answer, content=GOOD):
+        """Answers a path by a function of the handler; returns (address, checksum of content)."""
+        self.answers[path] = answer
+        return f"http://127.0.0.1:{self.server_port}{path}", hashlib.sha256(content).hexdigest()
+
+    def handle_error(self, request, client_address):
+        pass  # a client that gave up
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        self.server.answers[self.path](self)
+
+    def log_message(self, *_):
+        pass
+
+
+def sends(content, said=None, chunked=False):
+    """Sends content, having said that it has `said` bytes."""
+
+    def answer(handler):
+        handler.protocol_version = "HTTP/1.1"
+        handler.close_connection = True
+        handler.send_response(200)
+        if chunked:
+            handler.send_header("Transfer-Encoding", "chunked")
+        else:
+            handler.send_header("Content-Length", str(said or len(content)))
+        handler.end_headers()
+        handler.wfile.write(f"{said:x}\r\n".encode() + content if chunked else content)
+
+    return answer
+
+
+def silent(handler):
+    handler.server.closing.wait(20)
+
+
+def silent_half_way(handler):
+    sends(GOOD[:100], said=len(GOOD))(handler)
+    handler.wfile.flush()
+    silent(handler)
+
+
+def missing(handler):
+    handler.send_error(404)
+
+
+def talks_nonsense(handler):
+    handler.wfile.write(b"nothing of HTTP\r\n\r\n")
+
+
+@pytest.fixture
+def host():
+    server = Host()
+    yield server
+    server.closing.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def clone(tmp_path, monkeypatch):
+    """Every test starts in an empty folder, with hosts that are quickly given up and none outside this machine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data_utils, "SOURCES", ())
+    monkeypatch.setattr(data_utils, "SILENCE", 0.3)
+    monkeypatch.setattr(data_utils, "SIMULATED_QUESTIONS", 5)
+    before = socket.getdefaulttimeout()
+    yield tmp_path
+    socket.setdefaulttimeout(before)
+
+
+def use(monkeypatch, *sources):
+    monkeypatch.setattr(data_utils, "SOURCES", sources)
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused():
+    """The address of a host that refuses connections."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}/corpus"
+
+
+# --- hosts that work ------------------------------------------------------------------------------------
+
+
+def test_archive_is_fetched_once(host, clone, monkeypatch, capsys):
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert tree(clone / "data") == FILES  # and no download beside it
+    assert os.listdir(clone / "data") == ["tasks_1-20_v1-2"]
+    training, _ = data_utils.load_task(data_utils.PUBLISHED, 1)
+    assert training[0].answer == "home"
+    assert "fetching" in capsys.readouterr().out
+
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert host.asked == ["/corpus"]
+    assert capsys.readouterr().out == ""
+    assert socket.getdefaulttimeout() is None
+
+
+def test_files_belong_to_whoever_unpacks_them(host, clone, monkeypatch):
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    find_corpus()
+    (clone / "usual").write_text("")
+    for name in FILES:  # 0o400 in the archive
+        assert (clone / "data" / name).stat().st_mode == (clone / "usual").stat().st_mode
+
+
+def test_corpus_may_stand_deeper_in_the_archive(host, clone, monkeypatch):
+    content = archive(prefix="./babi/deep/")
+    use(monkeypatch, host.offers("/corpus", sends(content), content))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert tree(clone / "data") == FILES
+
+
+def test_fetched_corpus_joins_what_is_there(host, clone, monkeypatch):
+    own = clone / "data/tasks_1-20_v1-2/own/notes.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    (clone / data_utils.PUBLISHED).mkdir()  # empty: as good as not there
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert own.read_text() == "mine"
+    assert sorted(os.listdir(data_utils.PUBLISHED)) == ["qa1_where_test.txt", "qa1_where_train.txt"]
+
+
+def test_a_progress_bar_on_a_terminal_only(host, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    use(monkeypatch, host.offers("/corpus", sends(GOOD[:100], said=len(GOOD))))
+    find_corpus()
+    assert "0/" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    find_corpus()
+    assert f"0/{len(GOOD)}" in sys.stdout.getvalue()
+
+
+# --- hosts that do not ----------------------------------------------------------------------------------
+
+# What the host does, and what of it a person reads.
+FAILURES = {
+    "wrong checksum": (sends(b"<html>Log in to this network</html>"), "sha256 file hash does not match"),
+    "cut": (sends(GOOD[:100], said=len(GOOD)), f"got only 100 out of {len(GOOD)} bytes"),
+    "cut chunk": (sends(GOOD[:100], said=len(GOOD), chunked=True), "IncompleteRead"),
+    "missing": (missing, "HTTP Error 404"),
+    "nonsense": (talks_nonsense, "nothing of HTTP"),
+    "silent": (silent, "timed out"),
+    "silent half-way": (silent_half_way, "timed out"),
+    "refused": (None, "Connection refused"),
+    "no corpus": (sends(OTHER), "no folder tasks_1-20_v1-2/en"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_next_host_is_asked_and_nothing_kept(failure, host, clone, monkeypatch, capsys):
+    answer, words = FAILURES[failure]
+    first = host.offers("/first", answer, OTHER if failure == "no corpus" else GOOD) if answer else (refused(), "")
+    second = host.offers("/second", sends(GOOD))
+
+    use(monkeypatch, first)
+    start = time.monotonic()
+    assert find_corpus() == (data_utils.SIMULATED, True)
+    assert time.monotonic() - start < 10  # seconds, most of them perhaps for the first import of Keras
+    assert os.listdir(clone / "data") == ["simulated"]  # no damaged download that a later run could trust
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(first[0])]
+    assert words in line and line.endswith(".")
+    assert socket.getdefaulttimeout() is None
+
+    use(monkeypatch, first, second)
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert tree(clone / "data" / "tasks_1-20_v1-2") == tree_of_good()
+    assert host.asked == (["/first", "/first", "/second"] if answer else ["/second"])
+    assert sorted(os.listdir(clone / "data")) == ["simulated", "tasks_1-20_v1-2"]
+
+
+def tree_of_good():
+    return {name.partition("/")[2]: content for name, content in FILES.items()}
+
+
+def member(name, kind=tarfile.REGTYPE, target="", size=0):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, size
+    return info
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        member("../escaped.txt", size=4),
+        member("tasks_1-20_v1-2/en/../../../../escaped.txt", size=4),
+        member("{outside}/escaped.txt", size=4),
+        member("../escaped", tarfile.DIRTYPE),
+        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.SYMTYPE, "/etc/passwd"),
+        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.LNKTYPE, "tasks_1-20_v1-2/en/qa1_where_test.txt"),
+        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.FIFOTYPE),
+        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.CHRTYPE),
+    ],
+    ids=["parent", "parent inside", "absolute", "folder", "symbolic link", "hard link", "pipe", "device"],
+)
+def test_hostile_archive_is_refused_as_a_whole(hostile, host, clone, monkeypatch):
+    hostile.name = hostile.name.format(outside=clone)
+    content = archive(extra=hostile)
+    url, _ = source = host.offers("/corpus", sends(content), content)
+    use(monkeypatch, source)
+    with pytest.raises(InputError, match=f"^{url}: not unpacked: its member .* is (a link|outside).*[^.]\\.$"):
+        find_corpus()
+    assert tree(clone) == {} and os.listdir(clone / "data") == []
+
+
+def test_checked_file_that_is_no_archive(host, clone, monkeypatch):
+    for content in (b"no archive at all", GOOD[:-40]):
+        url, _ = source = host.offers("/corpus", sends(content), content)
+        use(monkeypatch, source)
+        with pytest.raises(InputError, match=f"^{url}: not unpacked: .*[^.]\\.$"):
+            find_corpus()
+        assert os.listdir(clone / "data") == []
+
+
+# --- several at once ------------------------------------------------------------------------------------
+
+
+def at_once(count):
+    """Calls find_corpus in so many threads; returns what they gave or raised."""
+    results = []
+
+    def find():
+        try:
+            results.append(find_corpus())
+        except BaseException as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=find) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
+
+
+def test_two_who_fetch_at_once_do_no_harm(host, clone, monkeypatch):
+    import keras  # noqa: F401  both threads would import it at once
+
+    together = threading.Barrier(2, timeout=10)
+
+    def both(handler):
+        together.wait()
+        sends(GOOD)(handler)
+
+    monkeypatch.setattr(data_utils, "SILENCE", 10)
+    use(monkeypatch, host.offers("/corpus", both))
+    assert at_once(2) == [(data_utils.PUBLISHED, False)] * 2
+    assert host.asked == ["/corpus"] * 2
+    assert tree(clone / "data") == FILES
+    assert os.listdir(clone / "data") == ["tasks_1-20_v1-2"]
+
+
+def test_two_who_simulate_at_once_do_no_harm(clone):
+    assert at_once(2) == [(data_utils.SIMULATED, True)] * 2
+    assert os.listdir(clone / "data") == ["simulated"]
+    assert os.listdir(clone / "data/simulated") == ["en"]
+
+
+def test_who_is_late_keeps_what_is_there(host, clone, monkeypatch):
+    def first_another(handler):
+        there = clone / data_utils.PUBLISHED
+        there.mkdir(parents=True)
+        (there / "qa1_train.txt").write_text("first")
+        sends(GOOD)(handler)
+
+    use(monkeypatch, host.offers("/corpus", first_another))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert tree(clone / "data") == {"tasks_1-20_v1-2/en/qa1_train.txt": b"first"}
+
+
+def test_corpus_that_another_fetched_meanwhile_is_used_although_the_host_fails(host, clone, monkeypatch):
+    def another(handler):
+        (clone / data_utils.PUBLISHED).mkdir(parents=True)
+        (clone / data_utils.PUBLISHED / "qa1_train.txt").write_text("first")
+        missing(handler)
+
+    use(monkeypatch, host.offers("/corpus", another), host.offers("/second", missing))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert host.asked == ["/corpus"]
+
+
+# --- simulated stories ----------------------------------------------------------------------------------
+
+
+def test_without_any_host_the_corpus_is_simulated_once(host, clone, monkeypatch, capsys):
+    use(monkeypatch, (refused(), ""), host.offers("/corpus", missing))
+    assert find_corpus() == (data_utils.SIMULATED, True)
+    made = tree(clone / "data/simulated/en")
+    assert len(made) == 40 + 1
+    assert is_simulated(data_utils.SIMULATED)
+    for task in range(1, 21):
+        training, test = data_utils.load_task(data_utils.SIMULATED, task)
+        assert (len(training), len(test)) == (5, 5)
+    assert "simulated stories of all 20 tasks" in capsys.readouterr().out
+
+    inode = (clone / "data/simulated/en").stat().st_ino
+    assert find_corpus() == (data_utils.SIMULATED, True)
+    assert (clone / "data/simulated/en").stat().st_ino == inode
+    assert "simulated stories" not in capsys.readouterr().out
+    assert host.asked == ["/corpus"] * 2  # there may be a network now
+
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+
+
+def test_incomplete_simulated_folder_is_an_error(clone):
+    babi_simulator.write_files(data_utils.SIMULATED, [1, 2], 5, 5, 0)
+    with pytest.raises(InputError, match="lacks qa3_three-supporting-facts_train.txt.*--data_dir.*[^.]\\.$"):
+        find_corpus()
+
+
+def test_data_folder_that_cannot_be_written(clone):
+    (clone / "data").symlink_to("nowhere")  # permissions would not stop an administrator
+    with pytest.raises(InputError, match="^data: cannot be written: .*--data_dir.*[^.]\\.$"):
+        find_corpus()
+    (clone / "data").unlink()
+    (clone / "data").write_text("a file")
+    with pytest.raises(InputError, match="^data/tasks_1-20_v1-2/en/: expected a folder .*[^.]\\.$"):
+        data_utils.load_task(find_corpus()[0], 1)
+
+
+def test_given_folder_is_returned_as_it_is(host, clone, monkeypatch):
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    (clone / "there").mkdir()
+    assert find_corpus("there") == ("there", False)
+    assert find_corpus("missing/") == ("missing/", False)
+    assert find_corpus(data_utils.PUBLISHED) == (data_utils.PUBLISHED, False)
+    assert host.asked == [] and os.listdir(clone) == ["there"]
+    (clone / "loop").symlink_to("loop")
+    for folder in ("missing/", "loop", "there"):
+        with pytest.raises(InputError, match=f"^{folder}: (expected a folder|task 1 has no)"):
+            data_utils.load_task(find_corpus(folder)[0], 1)
+
+
+def test_simulated_folders_are_recognised(clone, monkeypatch):
+    babi_simulator.main(["--task_id", "1", "--train", "5", "--test", "5", "--output_dir", "mine"])
+    (clone / "link").symlink_to("mine")
+    (clone / "mine/part").mkdir()
+    for folder in ("mine", "mine/", str(clone / "mine"), "link", "mine/part"):
+        assert find_corpus(folder) == (folder, True)
+    monkeypatch.chdir(clone / "mine")
+    assert is_simulated(".")
+
+
+def test_published_tree_is_not_simulated_because_of_what_is_around_it(clone):
+    for folder in ("en", "en-10k"):
+        (clone / "data/tasks_1-20_v1-2" / folder).mkdir(parents=True)
+        (clone / "data/tasks_1-20_v1-2" / folder / "qa1_train.txt").write_text("")
+    babi_simulator.write_files("data", [1], 5, 5, 0)
+    babi_simulator.write_files("data/simulated/en", [1], 5, 5, 0)
+    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert not is_simulated("data/tasks_1-20_v1-2/en-10k")
+    babi_simulator.write_files(data_utils.PUBLISHED, [2], 5, 5, 0)  # simulated stories among the others
+    assert find_corpus() == (data_utils.PUBLISHED, True)
+
+
+def test_finding_a_folder_that_is_there_imports_neither_tensorflow_nor_keras(clone):
+    code = "import sys, data_utils; data_utils.find_corpus('.'); print({'tensorflow', 'keras'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(data_utils.__file__)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "set()", done.stderr

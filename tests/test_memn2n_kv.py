@@ -1,0 +1,433 @@
+"""The network: the original's numbers, attention, keys and values, padding, readers, files."""
+
+import keras
+import numpy as np
+import pytest
+
+import memn2n_kv
+import training
+from memn2n_kv import READERS, MemN2N_KV
+
+V, J, M, E, F, H = 13, 4, 5, 6, 7, 3  # words, words of a sentence, slots, embedding, features, hops
+
+both_readers = pytest.mark.parametrize("reader", READERS)
+masked_or_not = pytest.mark.parametrize("mask_padding", [True, False], ids=["masked", "every slot"])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    keras.utils.set_random_seed(1)
+
+
+def make(reader="bow", **changes):
+    """A small network whose weights are large enough for its attention to be far from uniform."""
+    sizes = dict(vocab_size=V, sentence_size=J, memory_size=M, embedding_size=E, feature_size=F, hops=H)
+    network = MemN2N_KV(**{**sizes, "reader": reader, **changes})
+    for variable in network.trainable_variables:
+        variable.assign(1.5 * np.asarray(variable))
+    return network
+
+
+def questions(count=8, values="keys", empty_slots=2):
+    """Padded inputs: sentences of 1 to J words, of which the last slots of each memory may be empty."""
+    random = np.random.default_rng(0)
+
+    def sentences(*shape):
+        words = random.integers(1, V, (*shape, J))
+        return np.where(np.arange(J) < random.integers(1, J + 1, (*shape, 1)), words, 0).astype(np.int32)
+
+    query, keys = sentences(count), sentences(count, M)
+    values = sentences(count, M) if values == "others" else keys.copy()
+    for i in range(count):
+        filled = M - i % (empty_slots + 1)
+        keys[i, filled:] = values[i, filled:] = 0
+    return {"memory_key": keys, "memory_value": values, "query": query}
+
+
+def compact(inputs):
+    """The same questions as a table of distinct sentences, row 0 empty, and row numbers."""
+    keys, values = inputs["memory_key"], inputs["memory_value"]
+    both = np.concatenate([np.zeros((1, J), np.int32), keys.reshape(-1, J), values.reshape(-1, J)])
+    statements, rows = np.unique(both, axis=0, return_inverse=True)
+    assert not statements[0].any()
+    key_slots, value_slots = rows.reshape(-1)[1:].reshape(2, *keys.shape[:2]).astype(np.int32)
+    slots = {"key_slots": key_slots} if (key_slots == value_slots).all() else {}
+    slots = slots or {"key_slots": key_slots, "value_slots": value_slots}
+    return {"statements": statements.astype(np.int32), **slots, "query": inputs["query"]}
+
+
+def answer(network, inputs):
+    """Logits and attention as arrays."""
+    return [np.asarray(tensor) for tensor in network(inputs, return_attention=True)]
+
+
+def assert_same(one, other):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+# The original's numbers -------------------------------------------------------------------------
+
+
+def original_name(variable):
+    """W, ..., R0, R1, ...: what the original calls a variable of the network."""
+    return "R" + variable.path.split("/")[-2].rpartition("_")[2] if variable.name == "R" else variable.name
+
+
+def original_network(original):
+    h = original.hyperparameters
+    sizes = ("vocab_size", "sentence_size", "memory_size", "embedding_size", "feature_size", "hops")
+    network = MemN2N_KV(**{name: h[name] for name in sizes}, mask_padding=False)
+    weights = original.by_variable("weight")
+    assert {original_name(v): v.shape for v in network.trainable_variables} == {n: w.shape for n, w in weights.items()}
+    for variable in network.trainable_variables:
+        variable.assign(weights[original_name(variable)])
+    return network
+
+
+def original_trainer(original, jit_compile=False):
+    h = original.hyperparameters
+    schedule = keras.optimizers.schedules.ExponentialDecay(
+        h["learning_rate"], h["decay_steps"], h["decay_rate"], staircase=True
+    )
+    trainer = training.Trainer(original_network(original), h["l2_lambda"], h["max_grad_norm"])
+    trainer.compile(keras.optimizers.Adam(schedule, epsilon=h["epsilon"]), jit_compile=jit_compile)
+    return trainer
+
+
+def assert_near(got, expected, tolerance):
+    """Asserts that the largest difference is below tolerance times the largest number that is expected."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() < tolerance * np.abs(expected).max()
+
+
+def assert_all_near(trainer, vector, original, kind):
+    """The same for each variable by itself, given the vector of all."""
+    expected = original.by_variable(kind)
+    variables = trainer.network.trainable_variables
+    assert len(variables) == len(expected)
+    for variable, part in zip(variables, trainer.parts(vector), strict=True):
+        assert_near(part, expected[original_name(variable)], original.tolerance)
+
+
+def test_original_answers(original):
+    logits, attention = answer(original_network(original), original.inputs)
+    assert_near(logits, original["logits"], original.tolerance)
+    assert_near(keras.ops.softmax(logits), original["probabilities"], original.tolerance)
+    np.testing.assert_array_equal(logits.argmax(axis=-1), original["prediction"])
+    empty = ~original["memory_key"].any(axis=-1)
+    assert attention[:, 0][empty].sum() > 0.01  # every slot takes part
+
+
+def test_original_loss_and_gradients(original):
+    trainer = original_trainer(original)
+    weight = np.ones(len(original.answer), np.float32)
+    loss, gradient = trainer.loss_and_gradient(original.inputs, original.answer, weight)
+    assert_near(loss, original["loss"], original.tolerance)
+    assert_all_near(trainer, gradient, original, "gradient")
+    assert_all_near(trainer, trainer.clip(gradient), original, "clipped_gradient")
+    trainer.l2_lambda = 0.0
+    assert_near(
+        trainer.loss_and_gradient(original.inputs, original.answer, weight)[0],
+        original["cross_entropy_sum"],
+        original.tolerance,
+    )
+
+
+def test_original_steps(original):
+    trainer = original_trainer(original)
+    weight = np.ones(len(original.answer), np.float32)
+    losses = []
+    for step in range(1, 13):
+        losses.append(trainer.loss_and_gradient(original.inputs, original.answer, weight)[0])
+        trainer.train_step((original.inputs, original.answer, weight))
+        if step in (1, 12):
+            assert_all_near(trainer, trainer.vector, original, f"weight_after_{step}")
+    np.testing.assert_allclose(losses, original["loss_trajectory"], rtol=original.tolerance)
+    network = trainer.finish()
+    expected = original.by_variable("weight_after_12")
+    for variable in network.trainable_variables:
+        assert_near(variable, expected[original_name(variable)], original.tolerance)
+
+
+# Attention --------------------------------------------------------------------------------------
+
+
+@both_readers
+@masked_or_not
+def test_attention_sums_to_one(reader, mask_padding):
+    inputs = questions()
+    _, attention = answer(make(reader, mask_padding=mask_padding), inputs)
+    assert attention.shape == (8, H, M)
+    assert (attention >= 0).all()
+    assert_same(attention.sum(axis=-1), np.ones((8, H)))
+    empty = ~inputs["memory_key"].any(axis=-1)
+    on_empty = np.moveaxis(attention, 1, -1)[empty]
+    assert empty.any()
+    assert (on_empty == 0).all() if mask_padding else (on_empty > 0).all()
+
+
+def planted_network(**changes):
+    """One hop over vectors that are the words themselves; statements speak louder than questions."""
+    size = V - 1
+    network = make(embedding_size=size, feature_size=size, hops=1, **changes)
+    identity = np.eye(size, dtype=np.float32)
+    weights = {"W": identity, "W_memory": 20 * identity, "A": identity, "B": identity, "R": identity}
+    for variable in network.trainable_variables:
+        variable.assign(weights.get(variable.name, np.zeros(variable.shape)))  # no slot times
+    return network
+
+
+@masked_or_not
+@pytest.mark.parametrize("slot", range(M))
+def test_planted_key_is_found_and_its_value_is_the_answer(slot, mask_padding):
+    key, value = np.zeros((2, 1, M, J), np.int32)
+    key[0, :, 0] = np.arange(1, M + 1)
+    value[0, :, 0] = np.arange(M + 1, 2 * M + 1)
+    query = np.zeros((1, J), np.int32)
+    query[0, 0] = key[0, slot, 0]
+    inputs = {"memory_key": key, "memory_value": value, "query": query}
+    network = planted_network(mask_padding=mask_padding)
+    logits, attention = answer(network, inputs)
+    assert attention[0, 0, slot] > 0.99
+    assert logits.argmax() == value[0, slot, 0]
+    # Other values, other answer; but where the network looks is the keys' business.
+    inputs["memory_value"] = value[:, ::-1]
+    other_logits, other_attention = answer(network, inputs)
+    assert other_logits.argmax() == value[0, M - 1 - slot, 0]
+    np.testing.assert_array_equal(other_attention, attention)
+
+
+@both_readers
+def test_values_change_the_answer_and_not_the_first_look(reader):
+    network = make(reader)
+    same, others = questions(), questions(values="others")
+    np.testing.assert_array_equal(same["memory_key"], others["memory_key"])
+    logits, attention = answer(network, same)
+    other_logits, other_attention = answer(network, others)
+    assert_same(attention[:, 0], other_attention[:, 0])
+    assert np.abs(logits - other_logits).max(axis=-1).min() > 1e-3
+    assert np.abs(attention[:, 1:] - other_attention[:, 1:]).max() > 1e-3  # what was read steers the next look
+    others["memory_key"], others["memory_value"] = others["memory_value"], others["memory_key"]
+    assert np.abs(answer(network, others)[1][:, 0] - attention[:, 0]).max() > 1e-3
+
+
+# Forms, padding, batches ------------------------------------------------------------------------
+
+
+@both_readers
+@masked_or_not
+@pytest.mark.parametrize("values", ["keys", "others"])
+def test_compact_form_is_the_padded_form(reader, mask_padding, values):
+    inputs = questions(values=values)
+    short = compact(inputs)
+    assert ("value_slots" in short) == (values == "others")
+    network = make(reader, mask_padding=mask_padding)
+    for padded_result, compact_result in zip(answer(network, inputs), answer(network, short), strict=True):
+        assert_same(compact_result, padded_result)
+
+
+@both_readers
+@masked_or_not
+def test_values_that_are_left_out_are_the_keys(reader, mask_padding):
+    network = make(reader, mask_padding=mask_padding)
+    inputs = questions()
+    keys_alone = {name: inputs[name] for name in ("memory_key", "query")}
+    for one, other in zip(answer(network, keys_alone), answer(network, inputs), strict=True):
+        assert_same(one, other)
+
+
+@both_readers
+@masked_or_not
+def test_statements_that_no_slot_names_change_nothing(reader, mask_padding):
+    network = make(reader, mask_padding=mask_padding)
+    inputs = compact(questions())
+    logits, _ = answer(network, inputs)
+    for more in (np.zeros((3, J), np.int32), np.full((3, J), 5, np.int32)):
+        padded = {**inputs, "statements": np.concatenate([inputs["statements"], more])}
+        assert_same(answer(network, padded)[0], logits)
+
+
+@both_readers
+def test_more_empty_slots_change_nothing_when_masked(reader):
+    small, large = make(reader, mask_padding=True), make(reader, mask_padding=True, memory_size=M + 3)
+    for variable, larger in zip(small.trainable_variables, large.trainable_variables, strict=True):
+        weights = np.asarray(larger).copy()
+        weights[: variable.shape[0]] = np.asarray(variable)
+        larger.assign(weights)
+    inputs = questions()
+    longer = {
+        name: np.pad(tokens, [(0, 0), (0, 3), (0, 0)]) if name.startswith("memory") else tokens
+        for name, tokens in inputs.items()
+    }
+    logits, attention = answer(small, inputs)
+    longer_logits, longer_attention = answer(large, longer)
+    assert_same(longer_logits, logits)
+    assert_same(longer_attention[..., :M], attention)
+
+
+def test_longer_padded_sentences_change_nothing_for_the_gru():
+    inputs = questions(values="others")
+    longer = {name: np.pad(tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, 4)]) for name, tokens in inputs.items()}
+    short, long = make("simple_gru"), make("simple_gru", sentence_size=J + 4)
+    for variable, other in zip(short.trainable_variables, long.trainable_variables, strict=True):
+        other.assign(variable)
+    assert_same(answer(long, longer)[0], answer(short, inputs)[0])
+
+
+@both_readers
+@masked_or_not
+def test_batch_composition_changes_nothing(reader, mask_padding):
+    network = make(reader, mask_padding=mask_padding)
+    inputs = questions(count=8, values="others")
+    logits, attention = answer(network, inputs)
+    order = np.random.default_rng(1).permutation(8)
+    for rows in (order, order[:3], [5]):
+        some_logits, some_attention = answer(network, {name: tokens[rows] for name, tokens in inputs.items()})
+        assert_same(some_logits, logits[rows])
+        assert_same(some_attention, attention[rows])
+
+
+@both_readers
+@masked_or_not
+def test_empty_memory_gives_finite_numbers(reader, mask_padding):
+    network = make(reader, mask_padding=mask_padding)
+    inputs = questions()
+    for name in ("memory_key", "memory_value"):
+        inputs[name][:4] = 0
+    logits, attention = answer(network, inputs)
+    assert np.isfinite(logits).all() and np.isfinite(attention).all()
+    if mask_padding:
+        assert not attention[:4].any()
+    loss, gradient = training.Trainer(network).loss_and_gradient(
+        inputs, np.arange(8, dtype=np.int32), np.ones(8, np.float32)
+    )
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+# Readers ----------------------------------------------------------------------------------------
+
+
+def test_position_encoding():
+    # 1 + 4 (i - E/2) (j - J/2) / (E J), by hand.
+    np.testing.assert_allclose(memn2n_kv.position_encoding(2, 2), [[1, 1], [1, 2]])
+    np.testing.assert_allclose(
+        memn2n_kv.position_encoding(3, 4),
+        [[7 / 6, 1, 5 / 6, 4 / 6], [5 / 6, 1, 7 / 6, 8 / 6], [3 / 6, 1, 9 / 6, 12 / 6]],
+        rtol=1e-6,
+    )
+
+
+def test_bow_reader_weighs_words_by_place():
+    table = np.array([[0, 0], [1, 10], [2, 20]], np.float32)
+    read = memn2n_kv.BowReader()(np.array([[1, 2], [2, 1], [1, 0], [0, 0]]), table)
+    np.testing.assert_allclose(read, [[3, 50], [3, 40], [1, 10], [0, 0]])
+
+
+def test_gru_reader_is_the_documented_recurrence_up_to_the_last_word():
+    random = np.random.default_rng(0)
+    table = random.normal(size=(V, E)).astype(np.float32)
+    words = random.integers(1, V, (6, J)).astype(np.int32)
+    lengths = [4, 3, 2, 1, 0, 4]
+    for row, length in zip(words, lengths, strict=True):
+        row[length:] = 0
+    reader = memn2n_kv.GruReader(F)
+    reader.build(words.shape, table.shape)
+    for variable in reader.trainable_variables:
+        variable.assign(random.normal(size=variable.shape))
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    def array(variable):
+        return np.asarray(variable, np.float64)
+
+    expected = np.zeros((6, F))
+    for state, row, length in zip(expected, words, lengths, strict=True):
+        for x in table[row[:length]]:
+            gates = x @ array(reader.gate_kernel) + state @ array(reader.gate_recurrent) + array(reader.gate_bias)
+            r, z = sigmoid(gates[:F]), sigmoid(gates[F:])
+            candidate = np.tanh(
+                x @ array(reader.candidate_kernel)
+                + (r * state) @ array(reader.candidate_recurrent)
+                + array(reader.candidate_bias)
+            )
+            state[:] = z * state + (1 - z) * candidate
+    np.testing.assert_allclose(reader(words, table), expected, rtol=1e-4, atol=1e-5)
+    assert not expected[4].any() and expected[3].any()
+
+
+def test_gru_reader_hears_the_last_word():
+    network = make("simple_gru")
+    inputs = questions(values="others")
+    changed = inputs["query"].copy()
+    for row in changed:
+        last = np.flatnonzero(row)[-1]
+        row[last] = row[last] % (V - 1) + 1
+    logits, _ = answer(network, inputs)
+    other, _ = answer(network, {**inputs, "query": changed})
+    assert np.abs(logits - other).max(axis=-1).min() > 1e-3
+
+
+@both_readers
+def test_order_of_words_matters(reader):
+    network = make(reader)
+    inputs = questions()
+    inputs["query"][:] = [1, 2, 3, 4]
+    logits, _ = answer(network, inputs)
+    inputs["query"][:] = [4, 3, 2, 1]
+    assert np.abs(answer(network, inputs)[0] - logits).max(axis=-1).min() > 1e-3
+
+
+@both_readers
+def test_dropout_acts_in_training_only(reader):
+    inputs = questions()
+    for keep_prob in (1.0, 0.5):
+        network = make(reader, keep_prob=keep_prob)
+        logits = np.asarray(network(inputs))
+        np.testing.assert_array_equal(network(inputs, training=False), logits)
+        assert (np.asarray(network(inputs, training=True)) == logits).all() == (keep_prob == 1.0)
+
+
+def test_unknown_reader():
+    with pytest.raises(ValueError, match="lstm"):
+        make("lstm")
+
+
+# Parameters and files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reader", "parts"),
+    [
+        # W, W_memory; A; TK, TV; B; R of three hops; two GRUs of three gates
+        ("bow", [2 * 12 * 6, 7 * 6, 2 * 5 * 6, 7 * 6, 3 * 7 * 7]),
+        ("simple_gru", [2 * 12 * 6, 7 * 7, 2 * 5 * 7, 7 * 6, 3 * 7 * 7, 2 * 3 * (6 * 7 + 7 * 7 + 7)]),
+    ],
+)
+def test_number_of_parameters(reader, parts):
+    network = make(reader)
+    assert network.count_params() == sum(parts)
+    assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == sum(parts)
+
+
+@both_readers
+def test_nil_has_no_vector(reader):
+    logits, _ = answer(make(reader), questions())
+    assert (logits[:, 0] == 0).all() and logits[:, 1:].all()
+
+
+@both_readers
+@masked_or_not
+def test_saved_and_loaded_network_is_the_same(reader, mask_padding, tmp_path):
+    vocabulary = ["bread,milk", "été", *(f"word{i}" for i in range(3, V))]
+    network = make(reader, mask_padding=mask_padding, keep_prob=0.7, vocabulary=vocabulary)
+    path = tmp_path / "model.keras"
+    network.save(path)
+    loaded = keras.saving.load_model(path)
+    assert isinstance(loaded, MemN2N_KV)
+    assert loaded.get_config() == network.get_config()
+    assert loaded.get_config()["vocabulary"] == vocabulary
+    for inputs in (questions(values="others"), compact(questions())):
+        for one, other in zip(answer(network, inputs), answer(loaded, inputs), strict=True):
+            np.testing.assert_array_equal(one, other)
