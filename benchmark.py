@@ -7,6 +7,7 @@ range. Nothing else should run meanwhile.
 import argparse
 import dataclasses
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -14,15 +15,14 @@ import sys
 import tempfile
 import time
 
-START = time.perf_counter()
+import numpy as np
 
-# The scripts whose flags and defaults a case takes, and what it changes in them.
-JOINT = {"script": "joint", "arguments": []}
-SINGLE = {"script": "single", "arguments": []}
+import babi_simulator
+import data_utils
 
 
 def case(base, *arguments, **settings):
-    """What one worker process is to do."""
+    """A base case with more arguments for its script, and settings of `measure`."""
     return {**base, "arguments": [*base["arguments"], *arguments], **settings}
 
 
@@ -30,12 +30,19 @@ def case(base, *arguments, **settings):
 
 
 def measure(job):
-    """Runs one case in this process; returns seconds (and megabytes, and questions) by name."""
-    import numpy as np
+    """Runs one case in this process.
 
-    import training
+    Args:
+        job: a dict: `script` and `arguments` say what to train; `plain` to do it the plain way, `repeat` to
+            have each training question so many times, `sentence_size` to make sentences longer.
 
-    imported = time.perf_counter() - START
+    Returns:
+        A dict from names to seconds, megabytes and numbers of questions.
+    """
+    begin = time.perf_counter()
+    import training  # and with it TensorFlow
+
+    imported = time.perf_counter() - begin
     flags = __import__(job["script"]).flag_parser().parse_args([*job["arguments"], "--random_state", "0"])
     begin = time.perf_counter()
     groups = [range(1, 21)] if job["script"] == "joint" else [[task] for task in flags.task_id]
@@ -65,14 +72,12 @@ def measure(job):
             trainer.answers(corpus.testing)
             found["answer all"] = time.perf_counter() - begin
     found["questions"] = len(corpora[-1].training)
-    found["whole"] = time.perf_counter() - START
     found["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found
 
 
 def lengthen(corpus, sentence_size):
-    """The corpus with each sentence repeated until it has sentence_size words."""
-    import numpy as np
+    """The corpus with the words of each sentence repeated until it has sentence_size of them."""
 
     def longer(examples):
         return dataclasses.replace(
@@ -140,6 +145,17 @@ def run_in_turn(cases, times):
     return results
 
 
+def command_time(command, data_dir):
+    """Seconds that a command takes, from start to end, everything it writes included."""
+    script, *arguments = command.split()
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        whole = [sys.executable, script, *arguments, "--data_dir", os.path.abspath(data_dir), "--random_state", "0"]
+        subprocess.run(whole, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - begin
+
+
 def cell(results, key, digits):
     """Median and range of one figure."""
     values = [result[key] for result in results]
@@ -171,9 +187,10 @@ def training_table(cases, times, title):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = babi_simulator.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", help="folder of bAbI files, 1,000 training questions a task")
-    parser.add_argument("--times", type=int, default=3, help="runs of each case (default: 3)")
+    count = range(1, 100)
+    parser.add_argument("--times", type=int, choices=count, metavar="N", default=3, help="runs of a case (default: 3)")
     parser.add_argument("--only", default="", help="run the tables whose title has this in it")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -181,27 +198,28 @@ def main(argv=None):
         print(json.dumps(measure(json.loads(options.worker))))
         return
 
-    import babi_simulator
-    import data_utils
-
-    data_dir, _ = data_utils.find_corpus(options.data_dir)
+    try:
+        data_dir, _ = data_utils.find_corpus(options.data_dir)
+        for task in babi_simulator.TASKS:
+            data_utils.load_task(data_dir, task)
+    except data_utils.InputError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as folder:
         large = f"{folder}/10k"
 
         def make_large():
             babi_simulator.write_corpus(large, list(range(1, 21)), 10_000, 1_000, seed=0)
 
-        joint = case(JOINT, "--data_dir", data_dir, "--evaluation_interval", "1000")
+        joint = case({"script": "joint", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
         gru = case(joint, "--reader", "simple_gru")
-        single = case(SINGLE, "--data_dir", data_dir, "--evaluation_interval", "1000")
+        single = case({"script": "single", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
 
         def against_plain(title):
-            few = ["--epochs", "6"]
             cases = {
                 "bow": case(joint, "--epochs", "12"),
-                "bow, the plain way": case(joint, *few, plain=True),
-                "simple_gru": case(gru, *few),
-                "simple_gru, the plain way": case(gru, "--epochs", "3", plain=True),
+                "bow, the plain way": case(joint, "--epochs", "4", plain=True),
+                "simple_gru": case(gru, "--epochs", "4"),
+                "simple_gru, the plain way": case(gru, "--epochs", "2", plain=True),
             }
             training_table(cases, options.times, title)
 
@@ -209,23 +227,27 @@ def main(argv=None):
             make_large()
             cases = {
                 name: case(base, "--data_dir", large, "--epochs", "3")
-                for name, base in (("bow", joint),)
+                for name, base in (("bow", joint), ("simple_gru", gru))
             }
             training_table(cases, options.times, title)
 
         def whole_runs(title):
-            parts = ("import", "data", "compile", "train", "test", "whole")
+            parts = ("import", "data", "compile", "train", "test")
             cases = {"single.py --task_id 1": single, "single.py --task_id all": case(single, "--task_id", "all")}
             results = run_in_turn(cases, options.times)
-            rows = [[name, *(cell(found, part, 2) for part in parts)] for name, found in results.items()]
-            print_table(title, ["seconds", *parts], rows)
+            for name, found in results.items():
+                for result in found:
+                    result["whole command"] = command_time(name, data_dir)
+            columns = (*parts, "whole command")
+            rows = [[name, *(cell(found, part, 2) for part in columns)] for name, found in results.items()]
+            print_table(title, ["seconds", *columns], rows)
 
         def growth(title):
             few = case(joint, "--epochs", "12")
             cases = {"as it is": few, "twice the questions": case(few, repeat=2)}
-            cases |= {f"{n} slots": case(few, "--memory_size", str(n)) for n in (25, 100, 200)}
-            cases |= {f"{n} hops": case(few, "--hops", str(n)) for n in (1, 6)}
-            cases |= {f"embedding size {n}": case(few, "--embedding_size", str(n)) for n in (20, 80)}
+            cases |= {f"{n} slots": case(few, "--memory_size", str(n)) for n in (100, 200)}
+            cases |= {f"{n} hops": case(few, "--hops", str(n)) for n in (6,)}
+            cases |= {f"embedding size {n}": case(few, "--embedding_size", str(n)) for n in (80,)}
             cases |= {f"sentences of {n} words": case(few, sentence_size=n) for n in (22, 44)}
             training_table(cases, options.times, title)
 
@@ -235,9 +257,11 @@ def main(argv=None):
             "Whole runs of single.py, 100 epochs": whole_runs,
             "What a joint epoch costs (bow)": growth,
         }
-        for title, make in tables.items():
-            if options.only in title:
-                make(title)
+        chosen = {title: make for title, make in tables.items() if options.only in title}
+        if not chosen:
+            parser.error(f"--only {options.only}: expected a part of a title: {'; '.join(tables)}")
+        for title, make in chosen.items():
+            make(title)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ import numpy as np
 
 import babi_simulator
 
-TASKS = 20
+TASKS = len(babi_simulator.TASKS)
 NIL = 0  # the id of padding
-UNKNOWN = "<unk>"  # the vocabulary's entry for every word the training text does not have
+UNKNOWN = "<UNK>"  # the vocabulary's entry for all other words; no word is spelled so, as text is lower-cased
 NEVER_SEEN = -1  # the label of an answer that the training text does not have: no prediction equals it
 
 
@@ -161,7 +161,7 @@ def get_stories(path, only_supporting=False):
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(f"{path}, line {line}: expected UTF-8 text, found other bytes.") from error
     lines = text.split("\n")
-    if not lines[-1].strip():
+    while lines and not lines[-1].strip():
         lines.pop()
     examples = parse_stories(lines, only_supporting, source=path)
     if not examples:

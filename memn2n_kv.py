@@ -81,8 +81,10 @@ class GruReader(keras.layers.Layer):
         gate_input = ops.take(table @ self.gate_kernel + self.gate_bias, words, axis=0)  # (N, J, 2F)
         candidate_input = ops.take(table @ self.candidate_kernel + self.candidate_bias, words, axis=0)
         is_word = ops.expand_dims(ops.not_equal(words, 0), -1)  # (N, J, 1)
-        state = ops.zeros_like(candidate_input[:, 0])  # (N, F)
-        for j in range(words.shape[1]):
+        # The state before the first word is zero, which spares the first word its two products.
+        keep = ops.sigmoid(gate_input[:, 0, self.units :])
+        state = ops.where(is_word[:, 0], (1 - keep) * ops.tanh(candidate_input[:, 0]), 0.0)  # (N, F)
+        for j in range(1, words.shape[1]):
             gates = ops.sigmoid(gate_input[:, j] + state @ self.gate_recurrent)
             reset, keep = ops.split(gates, 2, axis=-1)
             candidate = ops.tanh(candidate_input[:, j] + (reset * state) @ self.candidate_recurrent)
@@ -142,7 +144,8 @@ class MemN2N_KV(keras.Model):
         feature_size: F.
         hops: H.
         reader: "bow" or "simple_gru".
-        keep_prob: in training, the share of the readers' output that dropout keeps.
+        keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in
+            several slots of a batch is read once, and so loses the same features in all of them.
         mask_padding: keep empty slots out of the softmax.
         vocabulary: list of the words with ids 1, 2, ...; not used here, but saved with the model.
     """

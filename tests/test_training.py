@@ -233,10 +233,10 @@ def test_validation_file_is_used_instead_of_a_split(small_corpus, tmp_path):
 @pytest.mark.parametrize(
     ("text", "tasks"),
     [("7", [7]), ("3,7,9", [3, 7, 9]), ("1-20", list(range(1, 21))), ("all", list(range(1, 21)))]
-    + [("2-3,19, 5", [2, 3, 19, 5]), ("4,4,3-5", [4, 3, 5]), ("20-20", [20])],
+    + [("2-3,19, 5", [2, 3, 5, 19]), ("4,4,3-5", [3, 4, 5]), ("20-20", [20])],
 )
 def test_tasks_that_are_named(text, tasks):
-    assert training.task_list(text) == tasks
+    assert training.task_numbers(text) == tasks
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_tasks_that_are_named(text, tasks):
 )
 def test_tasks_that_do_not_exist(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        training.task_list(text)
+        training.task_numbers(text)
 
 
 # Each flag of the design's table with the defaults of single and of joint, None where it has no such flag.
@@ -663,3 +663,23 @@ def test_bad_text_ends_the_command_with_one_sentence(tmp_path):
     assert (status, out, len(errors)) == (2, "", 1)
     assert "qa1_train.txt, line 2: " in errors[0]
     assert sorted(os.listdir(tmp_path)) == ["qa1_test.txt", "qa1_train.txt"]
+
+
+def test_a_task_with_exactly_95_percent_has_not_failed(capsys):
+    training.print_scores([(1, 0.95, 1.0, 1.0), (2, 0.949, 1.0, 1.0)])
+    assert "failed tasks (error above 5 %): 1 of 2" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_ends_the_run(small_corpus, tmp_path):
+    arguments = ["--data_dir", str(small_corpus), "--epochs", "3", "--learning_rate", "1e30", "--epsilon", "1e-30"]
+    files = ["--output_file", str(tmp_path / "scores.csv"), "--log_dir", str(tmp_path / "logs")]
+    with pytest.raises(data_utils.InputError, match="the loss is .* after epoch"):
+        single.main([*arguments, "--max_grad_norm", "1e30", *files])
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_scores_and_flags_need_two_files(tmp_path):
+    path = str(tmp_path / "one.csv")
+    with pytest.raises(data_utils.InputError, match="cannot hold scores and flags"):
+        joint.main(["--output_file", path, "--param_output_file", path])
+    assert not any(tmp_path.iterdir())
