@@ -659,7 +659,7 @@ def command(main):
     try:
         main()
     except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{os.path.basename(sys.argv[0])}: interrupted; finished models are saved.", file=sys.stderr)
