@@ -320,6 +320,7 @@ class Trainer(keras.Model):
         return tf.concat(clipped, 0)
 
     def train_step(self, batch):
+        """Keras's hook for one step: the gradient of each batch is clipped, made noisy and applied."""
         inputs, answer, weight, *noise = batch
         loss, gradient = self.loss_and_gradient(inputs, answer, weight)
         gradient = self.clip(gradient)
@@ -367,8 +368,8 @@ class Trainer(keras.Model):
             some = slice(start, start + batch_size)
             rows = examples.slots[some]
             distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
-            statements = examples.statements[distinct]
-            logits = self.logits(statements, place[1:].reshape(rows.shape).astype(np.int32), examples.query[some])
+            key_slots = place[1:].reshape(rows.shape).astype(np.int32)
+            logits = self.logits(examples.statements[distinct], key_slots, examples.query[some])
             found.append(np.argmax(logits, axis=-1))
         return np.concatenate(found)
 
@@ -520,7 +521,7 @@ def build(flags, corpus):
 def worth_compiling(flags, corpus):
     """Whether a run is long enough for XLA to save more time than compiling takes.
 
-    Compiling takes 2 s (bow) or 6 s (GRU) on two cores; from about this many slots on, steps gain that back.
+    Compiling takes 2 s (bow) or 5 s (GRU) on two cores; from about this many slots on, steps gain that back.
     """
     work = len(corpus.training) * flags.epochs * corpus.memory_size
     return work > (5_000_000 if flags.reader == "bow" else 1_250_000)
