@@ -59,7 +59,7 @@ def measure(job):
         if job.get("plain"):
             plain_training(flags, corpus, clock)
         else:
-            trainer = training.train(flags, corpus, [clock])
+            trainer = training.train(flags, corpus, 0, [clock])
         epochs = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)]
         found["epoch"] = statistics.median(epochs)
         found["compile"] += clock.ends[0] - begin - found["epoch"]

@@ -1,6 +1,7 @@
 """Trains one Key-Value Memory Network on all twenty bAbI tasks and scores it task by task."""
 
 import data_utils
+import runs
 import training
 
 
@@ -23,8 +24,8 @@ def flag_parser():
 
 def main(argv=None):
     flags = flag_parser().parse_args(argv)
-    training.run("joint", flags, [range(1, data_utils.TASKS + 1)])
+    runs.run("joint", flags, [range(1, data_utils.TASKS + 1)])
 
 
 if __name__ == "__main__":
-    training.command(main)
+    runs.command(main)

@@ -10,7 +10,15 @@ import numpy as np
 from keras import ops
 
 READERS = ("bow", "simple_gru")
+TYINGS = ("shared", "adjacent")
+ENCODINGS = ("padded", "length")
+GATES = (0, 1, 2)
 EMPTY = -1e9  # the score of a slot that the softmax must not see
+
+
+def normal():
+    """The initializer of MemN2N, section 4.2: N(0, 0.1). One initializer gives the same numbers each time."""
+    return keras.initializers.RandomNormal(stddev=0.1)
 
 
 def position_encoding(sentence_size, embedding_size):
@@ -26,21 +34,54 @@ def position_encoding(sentence_size, embedding_size):
     return (1 + 4 * np.outer(j, i) / (embedding_size * sentence_size)).astype(np.float32)
 
 
-class BowReader(keras.layers.Layer):
-    """A sentence as the position-weighted sum of its word vectors: `sum_j l[j] * W[x_j]`."""
+def length_encoding(words, embedding_size):
+    """Position encoding over the true length n of each sentence instead of the padded size.
 
-    def call(self, words, table):
+    `l[j, i] = 1 + 4 (i/E - 1/2) (j/n - 1/2)` for i in 1..E and j in 1..n, so that the last word of a question
+    weighs the same however long the question is.
+
+    Args:
+        words: (..., J) word ids, 0 = nil.
+
+    Returns:
+        (..., J, E)
+    """
+    i = np.arange(1, embedding_size + 1, dtype=np.float32) / embedding_size - 0.5
+    j = np.arange(1, words.shape[-1] + 1, dtype=np.float32)
+    length = ops.sum(ops.cast(ops.not_equal(words, 0), "float32"), axis=-1, keepdims=True)
+    return 1 + 4 * ops.expand_dims(j / ops.maximum(length, 1.0) - 0.5, -1) * i
+
+
+class BowReader(keras.layers.Layer):
+    """A sentence as the position-weighted sum of its word vectors: `sum_j l[j] * W[x_j]`.
+
+    Args:
+        encoding: "padded" for `position_encoding`, "length" for `length_encoding`.
+    """
+
+    def __init__(self, encoding="padded", **kwargs):
+        super().__init__(**kwargs)
+        self.encoding = encoding
+
+    def call(self, words, *tables):
         """Reads sentences.
 
         Args:
             words: (..., J) word ids, 0 = nil.
-            table: (V, E) word vectors; row 0 is zero.
+            *tables: T tables of (V, E) word vectors; row 0 is zero.
 
         Returns:
-            (..., E)
+            The reading (..., E) with each of the tables, as a list.
         """
-        weights = position_encoding(words.shape[-1], table.shape[-1])
-        return ops.sum(ops.take(table, words, axis=0) * weights, axis=-2)
+        size, count = tables[0].shape[-1], len(tables)
+        if self.encoding == "length":
+            weights = length_encoding(words, size)
+        else:
+            weights = position_encoding(words.shape[-1], size)
+        if count > 1:
+            weights = ops.tile(weights, [1] * (len(weights.shape) - 1) + [count])
+        vectors = ops.take(ops.concatenate(tables, axis=1), words, axis=0)  # (..., J, T E), looked up once
+        return ops.split(ops.sum(vectors * weights, axis=-2), count, axis=-1)
 
 
 class GruReader(keras.layers.Layer):
@@ -75,7 +116,7 @@ class GruReader(keras.layers.Layer):
             table: (V, E) word vectors.
 
         Returns:
-            (N, F)
+            The reading (N, F), in a list as `BowReader` has it.
         """
         # There are fewer words in the vocabulary than in a batch: multiply first, look up afterwards.
         gate_input = ops.take(table @ self.gate_kernel + self.gate_bias, words, axis=0)  # (N, J, 2F)
@@ -89,7 +130,7 @@ class GruReader(keras.layers.Layer):
             reset, keep = ops.split(gates, 2, axis=-1)
             candidate = ops.tanh(candidate_input[:, j] + (reset * state) @ self.candidate_recurrent)
             state = ops.where(is_word[:, j], keep * state + (1 - keep) * candidate, state)
-        return state
+        return [state]
 
 
 class KeyValueHop(keras.layers.Layer):
@@ -98,38 +139,67 @@ class KeyValueHop(keras.layers.Layer):
     Memory is what was told (`keys`, `values`) plus when it was told (`key_time`, `value_time`). The two
     parts are kept apart, because time is the same for every example of a batch.
 
+    With p the attention, o what was read, u the state and * element by element, the new state is u' or,
+    where `projected`, R u':
+
+    - no gates: `u' = u + o`;
+    - one gate (Gated MemN2N, Liu & Perez, 2016, arXiv:1610.04211, equations 8 and 9):
+      `g = sigmoid(G u + b)`, `u' = g * o + (1 - g) * u`;
+    - two gates: `g, f = sigmoid(G u + b)`, `u' = g * o + f * u`. Their biases start at 1, which is near the
+      plain sum, so that the hop learns what to forget instead of having to choose at once.
+
     Args:
         feature_size: F.
+        gates: 0, 1 or 2.
+        projected: multiply the new state by R, as KV-MemNN does.
     """
 
-    def __init__(self, feature_size, **kwargs):
+    def __init__(self, feature_size, gates=0, projected=True, **kwargs):
         super().__init__(**kwargs)
-        self.feature_size = feature_size
+        self.feature_size, self.gates, self.projected = feature_size, gates, projected
 
     def build(self, *shapes):
-        self.R = self.add_weight(name="R", shape=(self.feature_size, self.feature_size))
+        F = self.feature_size
+        if self.projected:
+            self.R = self.add_weight(name="R", shape=(F, F))
+        if self.gates:
+            self.G = self.add_weight(name="G", shape=(F, self.gates * F), initializer=normal())
+            bias = "ones" if self.gates == 2 else "zeros"
+            self.gate_bias = self.add_weight(name="gate_bias", shape=(self.gates * F,), initializer=bias)
 
-    def call(self, state, keys, values, key_time, value_time, occupied=None):
-        """`p = softmax_m(k_m . u)`, `o = sum_m p_m v_m`, `u <- R (u + o)`.
+    def call(self, state, keys, values, key_time, value_time, occupied=None, linear=None):
+        """`p = softmax_m(k_m . u)`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
             keys, values: (B, M, F).
             key_time, value_time: (M, F).
             occupied: (B, M) bool, which slots may be attended; None for all.
+            linear: scalar bool; where true, p is the scores themselves, without the softmax; None for never.
 
         Returns:
             The new state (B, F) and the attention p (B, M).
         """
         told = ops.squeeze(keys @ ops.expand_dims(state, -1), -1)  # (B, M)
         scores = told + state @ ops.transpose(key_time)
-        if occupied is None:
-            attention = ops.softmax(scores)
-        else:  # where nothing was told, nothing is read
-            attention = ops.softmax(ops.where(occupied, scores, EMPTY)) * ops.cast(occupied, scores.dtype)
+        attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, EMPTY))
+        if linear is not None:
+            attention = ops.where(linear, scores, attention)
+        if occupied is not None:  # where nothing was told, nothing is read
+            attention = attention * ops.cast(occupied, scores.dtype)
         told = ops.squeeze(ops.expand_dims(attention, 1) @ values, 1)  # (B, F)
-        read = told + attention @ value_time
-        return (state + read) @ ops.transpose(self.R), attention
+        state = self.update(state, told + attention @ value_time)
+        return (state @ ops.transpose(self.R) if self.projected else state), attention
+
+    def update(self, state, read):
+        """The state u' (B, F) after reading o (B, F) in state u (B, F)."""
+        if self.gates == 0:
+            return state + read
+        gate = ops.sigmoid(state @ self.G + self.gate_bias)
+        if self.gates == 1:
+            return gate * read + (1 - gate) * state
+        take, keep = ops.split(gate, 2, axis=-1)
+        return take * read + keep * state
 
 
 @keras.saving.register_keras_serializable(package="memn2n_kv")
@@ -141,13 +211,19 @@ class MemN2N_KV(keras.Model):
         sentence_size: J, words of a padded sentence.
         memory_size: M, slots of the memory.
         embedding_size: E.
-        feature_size: F.
+        feature_size: F; with the bow reader and adjacent tying F = E, whatever is given.
         hops: H.
         reader: "bow" or "simple_gru".
+        tying: what the hops share. "shared": one reading of the memory serves all hops as keys and values,
+            and a matrix R_h per hop turns the state (KV-MemNN). "adjacent": the readings differ by hop, the
+            values of a hop are the keys of the next, and the last ones are the answers (MemN2N, section 2.2).
+        gates: gates of each hop's update, 0, 1 or 2; see `KeyValueHop`.
+        encoding: position encoding of the bow reader; see `BowReader`.
         keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in
             several slots of a batch is read once, and so loses the same features in all of them.
         mask_padding: keep empty slots out of the softmax.
         vocabulary: list of the words with ids 1, 2, ...; not used here, but saved with the model.
+        tasks: list of the task numbers it was trained on; not used here, but saved with the model.
     """
 
     def __init__(
@@ -159,9 +235,13 @@ class MemN2N_KV(keras.Model):
         feature_size=40,
         hops=3,
         reader="bow",
+        tying="shared",
+        gates=0,
+        encoding="padded",
         keep_prob=1.0,
         mask_padding=False,
         vocabulary=None,
+        tasks=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -173,33 +253,54 @@ class MemN2N_KV(keras.Model):
             feature_size=feature_size,
             hops=hops,
             reader=reader,
+            tying=tying,
+            gates=gates,
+            encoding=encoding,
             keep_prob=keep_prob,
             mask_padding=mask_padding,
             vocabulary=vocabulary,
+            tasks=tasks,
         )
-        if reader not in READERS:
-            raise ValueError(f"reader is {reader!r}; expected one of {READERS}")
-        self.mask_padding = mask_padding
-        if reader == "bow":
-            self.question_reader = self.statement_reader = BowReader(name="bow")
+        for name, choices in (("reader", READERS), ("tying", TYINGS), ("gates", GATES), ("encoding", ENCODINGS)):
+            if self.config[name] not in choices:
+                raise ValueError(f"{name} is {self.config[name]!r}; expected one of {choices}")
+        self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
+        if self.bow:
+            self.question_reader = self.statement_reader = BowReader(encoding, name="bow")
         else:
             self.question_reader = GruReader(feature_size, name="question_gru")
             self.statement_reader = GruReader(feature_size, name="statement_gru")
         self.dropout = keras.layers.Dropout(1 - keep_prob)
-        self.hop_layers = [KeyValueHop(feature_size, name=f"hop_{h}") for h in range(hops)]
+        self.state_size = embedding_size if self.bow and not self.shared else feature_size
+        self.hop_layers = [KeyValueHop(self.state_size, gates, self.shared, name=f"hop_{h}") for h in range(hops)]
         self._build_weights()
 
     def _build_weights(self):
         c = self.config
-        V, E, F, M = c["vocab_size"], c["embedding_size"], c["feature_size"], c["memory_size"]
-        reading_size = E if c["reader"] == "bow" else F
-        self.W = self.add_weight(name="W", shape=(V - 1, E))  # words of questions; nil has no row
-        self.W_memory = self.add_weight(name="W_memory", shape=(V - 1, E))  # words of statements and answers
-        self.A = self.add_weight(name="A", shape=(F, reading_size))  # from what a reader gives to features
-        self.TK = self.add_weight(name="TK", shape=(M, reading_size))  # slot times, for keys
-        self.TV = self.add_weight(name="TV", shape=(M, reading_size))  # and for values
-        self.B = self.add_weight(name="B", shape=(F, E))  # from features to answers
-        if c["reader"] == "simple_gru":
+        V, E, M, H = c["vocab_size"], c["embedding_size"], c["memory_size"], c["hops"]
+        F = self.state_size
+        reading_size = E if self.bow else F
+
+        def add(name, *shape):
+            return self.add_weight(name=name, shape=shape, initializer="glorot_uniform" if self.shared else normal())
+
+        if self.bow and not self.shared:
+            self.W = [add(f"W_{h}", V - 1, E) for h in range(H + 1)]  # words, as each hop reads them; nil has no row
+        else:
+            self.W = add("W", V - 1, E)  # words of questions; nil has no row
+            self.W_memory = add("W_memory", V - 1, E)  # words of statements and answers
+        if self.shared:
+            self.A = add("A", F, reading_size)  # from what a reader gives to features
+            self.TK = add("TK", M, reading_size)  # slot times, for keys
+            self.TV = add("TV", M, reading_size)  # and for values
+        else:
+            if not self.bow:
+                self.A = [add(f"A_{h}", F, F) for h in range(H + 1)]
+            self.TK = [add(f"TK_{h}", M, F) for h in range(H)]
+            self.TV = [add(f"TV_{h}", M, F) for h in range(H)]
+        if self.shared or not self.bow:
+            self.B = add("B", F, E)  # from features to answers
+        if not self.bow:
             self.question_reader.build((None, None), (V, E))
             self.statement_reader.build((None, None), (V, E))
         for hop in self.hop_layers:
@@ -209,7 +310,7 @@ class MemN2N_KV(keras.Model):
     def get_config(self):
         return {**super().get_config(), **self.config}
 
-    def call(self, inputs, training=False, return_attention=False):
+    def call(self, inputs, training=False, return_attention=False, linear=None):
         """Answers questions.
 
         Args:
@@ -217,31 +318,61 @@ class MemN2N_KV(keras.Model):
                 and, where values are not the keys, `memory_value` (B, M, J). Compact, where each distinct
                 statement is read once: `statements` (U, J), `key_slots` (B, M) with the row of each slot's
                 key, row 0 being the empty statement, `query` (B, J) and, where values are not the keys,
-                `value_slots` (B, M).
-            training: apply dropout.
+                `value_slots` (B, M). In either form, `state_mask` (B, H, F) multiplies the state before each
+                hop, where it is given: dropout.
+            training: apply dropout to readings.
             return_attention: also return where each hop looked.
+            linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops have
+                no softmax. None for never.
 
         Returns:
             Logits (B, V), and with `return_attention` the attention (B, H, M) too.
         """
         statements, key_slots, value_slots, occupied = self._slots(inputs)
-        table, memory_table = _with_nil(self.W), _with_nil(self.W_memory)
-        to_features = ops.transpose(self.A)
-
-        state = self.dropout(self.question_reader(inputs["query"], table), training=training) @ to_features
-        read = self.dropout(self.statement_reader(statements, memory_table), training=training) @ to_features
-        keys = ops.take(read, key_slots, axis=0)  # (B, M, F)
-        values = keys if value_slots is None else ops.take(read, value_slots, axis=0)
-        key_time, value_time = self.TK @ to_features, self.TV @ to_features  # (M, F)
+        state, readings = self._read(inputs["query"], statements, training)
+        keys = [ops.take(reading, key_slots, axis=0) for reading in readings]  # each (B, M, F)
+        values = keys if value_slots is None else [ops.take(reading, value_slots, axis=0) for reading in readings]
 
         attentions = []
-        for hop in self.hop_layers:
+        for h, (hop, key_time, value_time) in enumerate(zip(self.hop_layers, *self._times(), strict=True)):
             state, attention = hop(
-                state, keys, values, key_time, value_time, occupied if self.mask_padding else None
+                state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
+                keys[0 if self.shared else h],
+                values[0 if self.shared else h + 1],
+                key_time,
+                value_time,
+                occupied if self.mask_padding else None,
+                linear,
             )
             attentions.append(attention)
-        logits = (state @ self.B) @ ops.transpose(memory_table)
+        logits = self._answer(state)
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
+
+    def _read(self, query, statements, training):
+        """The first state (B, F), and statements as hops read them: a list of one or, untied, H + 1 of (U, F)."""
+        if self.bow and not self.shared:
+            tables = [_with_nil(table) for table in self.W]
+            (state,), readings = self.question_reader(query, tables[0]), self.statement_reader(statements, *tables)
+            return self.dropout(state, training=training), [self.dropout(r, training=training) for r in readings]
+        (question,) = self.question_reader(query, _with_nil(self.W))
+        (read,) = self.statement_reader(statements, _with_nil(self.W_memory))
+        question, read = self.dropout(question, training=training), self.dropout(read, training=training)
+        to_features = [ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
+        return question @ to_features[0], [read @ matrix for matrix in to_features]
+
+    def _times(self):
+        """The time vectors (M, F) of each hop, for keys and for values."""
+        if not self.shared:
+            return self.TK, self.TV
+        to_features = ops.transpose(self.A)
+        hops = len(self.hop_layers)
+        return [self.TK @ to_features] * hops, [self.TV @ to_features] * hops
+
+    def _answer(self, state):
+        """Logits (B, V) of a state (B, F)."""
+        if self.bow and not self.shared:
+            return state @ ops.transpose(_with_nil(self.W[-1]))
+        return (state @ self.B) @ ops.transpose(_with_nil(self.W_memory))
 
     def _slots(self, inputs):
         """Statements (U, J), slot rows for keys and, where they differ, values (B, M), and occupancy (B, M)."""

@@ -1,5 +1,6 @@
 """Trains and scores one Key-Value Memory Network per bAbI task."""
 
+import runs
 import training
 
 
@@ -22,8 +23,8 @@ def flag_parser():
 
 def main(argv=None):
     flags = flag_parser().parse_args(argv)
-    training.run("single", flags, [[task] for task in flags.task_id])
+    runs.run("single", flags, [[task] for task in flags.task_id])
 
 
 if __name__ == "__main__":
-    training.command(main)
+    runs.command(main)

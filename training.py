@@ -1,15 +1,9 @@
-"""Everything `single.py` and `joint.py` share: flags, data, training, scores and files.
-
-Both scripts call `run` with the groups of tasks that go into one model each.
-"""
+"""What `single.py` and `joint.py` share of training: flags, data, the input pipeline, the loop, scores."""
 
 import argparse
-import csv
-import fcntl
-import io
 import os
+import shlex
 import sys
-import time
 import warnings
 from typing import NamedTuple
 
@@ -31,15 +25,16 @@ with open(os.devnull, "w") as _nowhere:
         import tensorflow as tf
         from tensorflow.python.eager import context
 
-        from memn2n_kv import READERS, MemN2N_KV
+        from memn2n_kv import ENCODINGS, GATES, READERS, TYINGS, MemN2N_KV
     finally:
         os.dup2(_stderr, 2)
         os.close(_stderr)
 warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # a memory may have one slot
 tf.get_logger().setLevel("ERROR")  # each model of a run has functions of its own; that is no mistake
 
-SCORE_COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 NOISE_TABLE = 2**20
+OPTIMIZERS = ("adam", "sgd")
+CLIPS = ("each", "global")
 
 # --- flags ----------------------------------------------------------------------------------------------
 
@@ -65,6 +60,37 @@ def boolean(text):
     return text.lower() == "true"
 
 
+class RecipeParser(Parser):
+    """Takes flags from files as well: `@FILE` stands for the flags in it, and later flags override them.
+
+    A recipe has flags as a shell would take them, on any number of lines; `#` begins a comment.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        expanded = []
+        for arg in sys.argv[1:] if args is None else args:
+            expanded += self.recipe(arg[1:]) if arg.startswith("@") else [arg]
+        return super().parse_known_args(expanded, namespace)
+
+    def recipe(self, path):
+        """The flags in a recipe file."""
+        flags = []
+        try:
+            with open(path, encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    try:
+                        flags += shlex.split(line, comments=True)
+                    except ValueError as error:
+                        self.error(f"{path}, line {number}: {str(error).lower()}; expected flags and their values")
+                    if flags and not flags[0].startswith("--"):
+                        self.error(f"{path}, line {number}: {flags[0]!r} is no flag; a recipe holds flags and values")
+        except OSError as error:
+            self.error(f"{path}: {error.strerror}; @ is followed by the name of a recipe")
+        except UnicodeDecodeError:
+            self.error(f"{path}: is not UTF-8 text; a recipe holds flags and their values")
+        return flags
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default, except where there is none."""
 
@@ -82,7 +108,7 @@ def flag_parser(description, **defaults):
     Returns:
         An `argparse.ArgumentParser`.
     """
-    parser = Parser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    parser = RecipeParser(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     count = number(int, 1)
     group = parser.add_argument_group("data")
     add = group.add_argument
@@ -101,19 +127,33 @@ def flag_parser(description, **defaults):
     add("--hops", type=count, default=3, help="how often the memory is read")
     add("--memory_size", type=count, help="slots of the memory; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
+    add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's chain of readings")
+    add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
+    add("--encoding", choices=ENCODINGS, default="padded", help="word positions over the padded or the true length")
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, help="passes over the training questions")
     add("--batch_size", type=count, help="questions of one step")
-    add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="of Adam, at the start")
-    add("--decay_steps", type=count, help="steps after which the learning rate falls by 0.96")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="Adam or plain SGD")
+    add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="at the start")
+    add("--decay_steps", type=count, help="steps after which the learning rate falls")
+    add("--decay_epochs", type=count, help="the same in epochs, instead of --decay_steps")
+    add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="what it falls by, as a factor")
+    add("--linear_start", type=number(int, 0), default=0, help="first epochs without softmax, at half the rate")
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
-    add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="each gradient is clipped to it")
+    add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="gradients are clipped to it")
+    add("--clip", choices=CLIPS, default="each", help="the gradient of each variable by itself, or all as one")
     add("--gradient_noise", type=number(float, 0), default=0.001, help="standard deviation of noise on gradients")
     add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
+    share = number(float, 0, 0.9)
+    add("--state_dropout", type=share, default=0.0, help="share of the state dropped before each hop")
+    add("--word_dropout", type=share, default=0.0, help="share of the words dropped from statements and questions")
+    add("--time_noise", type=share, default=0.0, help="empty slots put between statements, as a share of slots")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
+    add("--restarts", type=count, default=1, help="models from as many seeds, of which validation chooses one")
+    add("--workers", type=count, help="restarts trained at once (default: as many as there are cores)")
 
     add = parser.add_argument_group("files").add_argument
     stamped = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
@@ -190,7 +230,19 @@ def statement_room(examples, batch_size, samples=200):
     return -(-int(np.mean(needs) + 5 * np.std(needs) + 1) // 32) * 32
 
 
-def batches(examples, batch_size, seed, first_epoch=0, room=None, noise=None):
+def batches(
+    examples,
+    batch_size,
+    seed,
+    first_epoch=0,
+    room=None,
+    noise=None,
+    time_noise=0.0,
+    word_dropout=0.0,
+    state_dropout=0.0,
+    state_shape=None,
+    dropout_from=0,
+):
     """The input pipeline: shuffled batches, epoch after epoch, in which each distinct statement stands once.
 
     It runs beside the training step, in TensorFlow's own threads, and depends on nothing but its arguments:
@@ -206,6 +258,13 @@ def batches(examples, batch_size, seed, first_epoch=0, room=None, noise=None):
         noise: (length, standard deviation) of a vector of Gaussian noise to go with each batch: a window at
             a random place of one table, as drawing each number anew would cost more than the rest of the
             step (the noise table of Salimans et al., 2017, arXiv:1703.03864, section 2.1).
+        time_noise: the probability that an empty slot is put before a slot, which makes all older statements
+            one slot older (random noise, MemN2N, section 4.1).
+        word_dropout: the probability that a word of a statement or question becomes nil; a statement that
+            stands in several slots of a batch loses the same words in all of them.
+        state_dropout: the probability that a feature of the state is dropped before a hop.
+        state_shape: (H, F), hops and features of the state.
+        dropout_from: number of the epoch with which both kinds of dropout begin.
 
     Returns:
         A `tf.data.Dataset` without end of (inputs, answer (B,), weight (B,)) and, where asked for, noise;
@@ -229,13 +288,28 @@ def batches(examples, batch_size, seed, first_epoch=0, room=None, noise=None):
     def batch(step, chosen):
         weight = tf.cast(chosen >= 0, tf.float32)
         chosen = tf.maximum(chosen, 0)
-        rows = tf.concat([[0], tf.reshape(tf.gather(slots, chosen), [-1])], 0)  # the empty statement first
+        told = tf.gather(slots, chosen)
+        if time_noise:
+            told = insert_empty_slots(told, time_noise, seed=(seed + 1, step))
+        rows = tf.concat([[0], tf.reshape(told, [-1])], 0)  # the empty statement first
         distinct, place = tf.unique(rows)
         key_slots = tf.reshape(place[1:], (batch_size, memory_size))
         if room is not None:
             size = tf.size(distinct)
             distinct = tf.pad(distinct, [[0, tf.where(size <= room, room, batch_size * memory_size + 1) - size]])
-        inputs = {"statements": tf.gather(table, distinct), "key_slots": key_slots, "query": tf.gather(query, chosen)}
+        statements, questions = tf.gather(table, distinct), tf.gather(query, chosen)
+        begun = tf.cast(step >= dropout_from * steps, tf.float32)
+        if word_dropout:
+            rate = begun * word_dropout
+            statements, questions = (
+                tf.where(tf.random.stateless_uniform(tf.shape(words), (seed + part, step)) < rate, 0, words)
+                for part, words in ((2, statements), (3, questions))
+            )
+        inputs = {"statements": statements, "key_slots": key_slots, "query": questions}
+        if state_dropout:
+            rate = begun * state_dropout
+            kept = tf.random.stateless_uniform((batch_size, *state_shape), (seed + 4, step)) >= rate
+            inputs["state_mask"] = tf.cast(kept, tf.float32) / (1 - rate)
         made = (inputs, tf.gather(answer, chosen), weight)
         if noise is None:
             return made
@@ -251,7 +325,40 @@ def batches(examples, batch_size, seed, first_epoch=0, room=None, noise=None):
     )
 
 
+def insert_empty_slots(slots, share, seed):
+    """Slots (B, M) with an empty slot put before each with probability `share`; what no longer fits is dropped."""
+    batch_size, memory_size = slots.shape
+    skips = tf.cast(tf.random.stateless_uniform(slots.shape, seed) < share, tf.int32)
+    place = tf.minimum(tf.range(memory_size) + tf.cumsum(skips, axis=1), memory_size)
+    example = tf.broadcast_to(tf.range(batch_size)[:, tf.newaxis], slots.shape)
+    moved = tf.scatter_nd(tf.stack([example, place], -1), slots, (batch_size, memory_size + 1))
+    return moved[:, :memory_size]
+
+
 # --- training -------------------------------------------------------------------------------------------
+
+
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """A staircase: the rate falls by a factor every so many steps; it is halved during the linear start.
+
+    Args:
+        start: the rate of the first step.
+        decay_steps: steps between two falls.
+        decay_rate: the factor.
+        linear_steps: steps of the linear start (MemN2N, section 4.2); the staircase begins after them.
+    """
+
+    def __init__(self, start, decay_steps, decay_rate, linear_steps=0):
+        self.start, self.decay_steps, self.decay_rate, self.linear_steps = start, decay_steps, decay_rate, linear_steps
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        falls = keras.ops.floor(keras.ops.maximum(step - self.linear_steps, 0) / self.decay_steps)
+        half = keras.ops.where(step < self.linear_steps, 0.5, 1.0)
+        return self.start * half * self.decay_rate**falls
+
+    def get_config(self):
+        return vars(self)
 
 
 class Trainer(keras.Model):
@@ -263,14 +370,18 @@ class Trainer(keras.Model):
     Args:
         network: a built `MemN2N_KV`.
         l2_lambda: weight of half the squared norm of all variables in the loss.
-        max_grad_norm: the gradient of each variable is clipped to this norm by itself.
+        max_grad_norm: what gradients are clipped to.
+        clip: "each" to clip the gradient of each variable by itself, "global" to clip all as one.
+        linear_steps: steps of the linear start.
     """
 
-    def __init__(self, network, l2_lambda=0.0, max_grad_norm=20.0, **kwargs):
+    def __init__(self, network, l2_lambda=0.0, max_grad_norm=20.0, clip="each", linear_steps=0, **kwargs):
         super().__init__(**kwargs)
         self.network = network
         self.l2_lambda = l2_lambda
         self.max_grad_norm = max_grad_norm
+        self.clip_globally = clip == "global"
+        self.linear_steps = linear_steps
         self.sizes = [int(np.prod(v.shape)) for v in network.trainable_variables]
         self.vector = self.add_weight(name="vector", shape=(sum(self.sizes),), initializer="zeros")
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
@@ -302,7 +413,11 @@ class Trainer(keras.Model):
         """The loss `sum_b weight_b CE_b + l2_lambda / 2 |vector|^2` and its gradient, before clipping."""
         with tf.GradientTape() as tape:
             logits, updates = self.network.stateless_call(
-                self.parts(self.vector.value), self.network.non_trainable_variables, inputs, training=True
+                self.parts(self.vector.value),
+                self.network.non_trainable_variables,
+                inputs,
+                training=True,
+                linear=self.linear(),
             )
             cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(answer, logits)
             loss = tf.reduce_sum(cross_entropy * weight)
@@ -312,9 +427,9 @@ class Trainer(keras.Model):
         return loss, tape.gradient(loss, self.vector.value)
 
     def clip(self, gradient):
-        """Clips the gradient of each variable to `max_grad_norm` by itself (Pascanu et al., 2013)."""
+        """Clips the gradient of each variable by itself, or of all as one, to a norm (Pascanu et al., 2013)."""
         clipped = []
-        for part in tf.split(gradient, self.sizes):
+        for part in [gradient] if self.clip_globally else tf.split(gradient, self.sizes):
             norm = tf.sqrt(tf.reduce_sum(tf.square(part)))
             clipped.append(part * (self.max_grad_norm / tf.maximum(norm, self.max_grad_norm)))
         return tf.concat(clipped, 0)
@@ -354,24 +469,28 @@ class Trainer(keras.Model):
 
         self.train_function = epoch if self.jit_compile else in_this_thread
 
+    def linear(self):
+        """Whether the linear start still lasts, as a scalar bool; None if there is none."""
+        return self.optimizer.iterations.value < self.linear_steps if self.linear_steps else None
+
     def _logits(self, statements, key_slots, query):
         inputs = {"statements": statements, "key_slots": key_slots, "query": query}
-        logits, _ = self.network.stateless_call(
-            self.parts(self.vector.value), self.network.non_trainable_variables, inputs, training=False
-        )
+        values = self.parts(self.vector.value), self.network.non_trainable_variables
+        logits, _ = self.network.stateless_call(*values, inputs, training=False, linear=self.linear())
         return logits
 
-    def answers(self, examples, batch_size=500):
-        """The label ids (N,) that the network answers to N `EncodedExamples`."""
-        found = []
+    def logits_of(self, examples, batch_size=500):
+        """Yields the logits (B, V) of `EncodedExamples`, some at a time."""
         for start in range(0, len(examples), batch_size):
             some = slice(start, start + batch_size)
             rows = examples.slots[some]
             distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
             key_slots = place[1:].reshape(rows.shape).astype(np.int32)
-            logits = self.logits(examples.statements[distinct], key_slots, examples.query[some])
-            found.append(np.argmax(logits, axis=-1))
-        return np.concatenate(found)
+            yield self.logits(examples.statements[distinct], key_slots, examples.query[some])
+
+    def answers(self, examples, batch_size=500):
+        """The label ids (N,) that the network answers to N `EncodedExamples`."""
+        return np.concatenate([np.argmax(logits, axis=-1) for logits in self.logits_of(examples, batch_size)])
 
 
 def exact_match(predicted, examples):
@@ -389,119 +508,6 @@ def exact_match(predicted, examples):
     return {**by_task, "all": float(np.mean(right))}
 
 
-# --- files ----------------------------------------------------------------------------------------------
-
-
-def new_run_folder(log_dir, name):
-    """Makes a folder `<name>_<unix time>[_<n>]` that no other run has, however many start at once."""
-    stamp = f"{name}_{int(time.time())}"
-    os.makedirs(log_dir, exist_ok=True)
-    for attempt in range(1, 10_000):
-        folder = os.path.join(log_dir, stamp if attempt == 1 else f"{stamp}_{attempt}")
-        try:
-            os.mkdir(folder)
-            return folder
-        except FileExistsError:
-            continue
-    raise InputError(f"{log_dir}: holds thousands of runs of this second already.")
-
-
-def check_writable(path, flag):
-    """Raises InputError unless a file can be written, or appended to, at path."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise InputError(f"{path}: the folder {folder} does not exist; make it or change {flag}.")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK) or os.path.isdir(path):
-        raise InputError(f"{path}: cannot be written; change {flag}.")
-
-
-def check_log_dir(log_dir):
-    """Raises InputError unless log_dir is a folder to write in, or could be made in one."""
-    place = log_dir if os.path.exists(log_dir) else os.path.dirname(os.path.abspath(log_dir))
-    if not log_dir or not os.path.isdir(place) or not os.access(place, os.W_OK):
-        raise InputError(f"{log_dir!r}: expected a folder to write in, or to make in another; change --log_dir.")
-
-
-def check_score_file(path):
-    """Raises InputError where an existing file at path is no score file that rows could be appended to."""
-    check_writable(path, "--output_file")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            header = file.readline().rstrip("\r\n")
-        if header and header != ",".join(SCORE_COLUMNS):
-            raise InputError(f"{path}, line 1: expected {','.join(SCORE_COLUMNS)}, found another file.")
-
-
-def append_scores(path, rows):
-    """Appends score rows, whole and under a lock, after the header in a file that is new or empty."""
-    with open(path, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if size == 0:
-            writer.writerow(SCORE_COLUMNS)
-        elif file.seek(size - 1) and file.read(1) != b"\n":
-            text.write("\n")
-        writer.writerows(rows)
-        file.write(text.getvalue().encode())
-
-
-def append_params(path, values):
-    """Writes NAME=value lines, after an empty line where the file has some of another run."""
-    text = "".join(f"{name}={value}\n" for name, value in values.items())
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("\n" + text if file.tell() else text)
-
-
-# --- runs -----------------------------------------------------------------------------------------------
-
-
-class Report(keras.callbacks.Callback):
-    """Says how training goes: a progress bar on a terminal, accuracies every few epochs, a history file."""
-
-    def __init__(self, corpus, epochs, interval, history_file):
-        super().__init__()
-        self.corpus, self.epochs, self.interval = corpus, epochs, interval
-        self.history_file = history_file
-        self.bar = None
-        if sys.stdout.isatty():
-            self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"])
-
-    def on_epoch_end(self, epoch, logs=None):
-        epoch += 1
-        loss = float(logs["loss"])
-        if not np.isfinite(loss):
-            raise InputError(f"the loss is {loss} after epoch {epoch}; lower --learning_rate or --max_grad_norm.")
-        if self.bar:
-            self.bar.update(epoch, [("loss", loss)])
-        if epoch % self.interval and epoch != self.epochs:
-            return
-        training, validation = (
-            exact_match(self.model.answers(examples), examples)
-            for examples in (self.corpus.training, self.corpus.validation)
-        )
-        if self.bar and epoch != self.epochs:
-            print()
-        print(
-            f"epoch {epoch}/{self.epochs}  loss {loss:.4f}  "
-            f"training {training['all']:.4f}  validation {validation['all']:.4f}",
-            flush=True,
-        )
-        if len(self.corpus.tasks) > 1:
-            for name, scores in (("training", training), ("validation", validation)):
-                print(f"  {name} by task: " + " ".join(f"{scores[t]:.2f}" for t in self.corpus.tasks))
-        new = not os.path.exists(self.history_file)
-        with open(self.history_file, "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                by_task = [f"{s} {t}" for s in ("training", "validation") for t in self.corpus.tasks]
-                writer.writerow(["epoch", "loss", "training", "validation", *by_task])
-            by_task = [scores[t] for scores in (training, validation) for t in self.corpus.tasks]
-            cells = [loss, training["all"], validation["all"], *by_task]
-            writer.writerow([epoch, *(f"{cell:.4f}" for cell in cells)])
-
-
 def build(flags, corpus):
     """An untrained `MemN2N_KV` for a corpus."""
     return MemN2N_KV(
@@ -512,9 +518,13 @@ def build(flags, corpus):
         feature_size=flags.feature_size,
         hops=flags.hops,
         reader=flags.reader,
+        tying=flags.tying,
+        gates=flags.gates,
+        encoding=flags.encoding,
         keep_prob=flags.keep_prob,
         mask_padding=flags.mask_padding,
         vocabulary=list(corpus.vocabulary),
+        tasks=corpus.tasks,
     )
 
 
@@ -527,27 +537,29 @@ def worth_compiling(flags, corpus):
     return work > (5_000_000 if flags.reader == "bow" else 1_250_000)
 
 
-def train(flags, corpus, callbacks=()):
+def train(flags, corpus, seed, callbacks=()):
     """Trains one model.
 
     Args:
         flags: parsed flags.
         corpus: `Corpus`.
+        seed: of weights, shuffling and noise.
         callbacks: Keras callbacks; to them an epoch is one batch.
 
     Returns:
         The `Trainer` with the trained weights.
     """
-    keras.utils.set_random_seed(flags.random_state)
-    trainer = Trainer(build(flags, corpus), flags.l2_lambda, flags.max_grad_norm)
-    schedule = keras.optimizers.schedules.ExponentialDecay(
-        flags.learning_rate, flags.decay_steps, decay_rate=0.96, staircase=True
-    )
+    keras.utils.set_random_seed(seed)
     batch_size = min(flags.batch_size, len(corpus.training))
     steps = -(-len(corpus.training) // batch_size)
+    linear_steps = flags.linear_start * steps
+    trainer = Trainer(build(flags, corpus), flags.l2_lambda, flags.max_grad_norm, flags.clip, linear_steps)
+    decay_steps = flags.decay_epochs * steps if flags.decay_epochs else flags.decay_steps
+    rate = Rate(flags.learning_rate, decay_steps, flags.decay_rate, linear_steps)
     compiled = worth_compiling(flags, corpus)
+    adam = flags.optimizer == "adam"
     trainer.compile(
-        optimizer=keras.optimizers.Adam(schedule, epsilon=flags.epsilon),
+        optimizer=keras.optimizers.Adam(rate, epsilon=flags.epsilon) if adam else keras.optimizers.SGD(rate),
         jit_compile=compiled,
         steps_per_execution=steps,
         auto_scale_loss=False,
@@ -555,9 +567,14 @@ def train(flags, corpus, callbacks=()):
     data = batches(
         corpus.training,
         batch_size,
-        seed=flags.random_state,
+        seed=seed,
         room=statement_room(corpus.training, batch_size) if compiled else None,
         noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
+        time_noise=flags.time_noise,
+        word_dropout=flags.word_dropout,
+        state_dropout=flags.state_dropout,
+        state_shape=(flags.hops, trainer.network.state_size),
+        dropout_from=flags.linear_start,
     )
     trainer.fit(
         data, steps_per_epoch=steps, epochs=flags.epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
@@ -575,93 +592,10 @@ def score(trainer, corpus):
     return [(task, *(split[task] for split in splits)) for task in corpus.tasks]
 
 
-def print_scores(rows):
-    """Prints accuracies by task and what the field quotes of them: mean error and failed tasks."""
-    print("task    test  training  validation")
-    for task, *accuracies in rows:
-        print(f"{task:4d}  " + "  ".join(f"{a:{w}.4f}" for a, w in zip(accuracies, (6, 8, 10), strict=True)))
-    testing = np.array([row[1] for row in rows])
-    print(
-        f"mean test error {100 * (1 - testing.mean()):.2f} %, "
-        f"failed tasks (error above 5 %): {np.sum(testing < 0.95)} of {len(rows)}"
-    )
-
-
-def say_simulated(data_dir):
-    """Prints that scores of this run are no bAbI scores."""
-    print(f"{data_dir}: these stories are simulated, not the published bAbI stories;")
-    print("the scores of this run are marked as simulated and are no bAbI scores.", flush=True)
-
-
-def run(name, flags, models):
-    """Trains and scores models one after another, and writes their files.
-
-    Args:
-        name: what to call the run's folder.
-        flags: parsed flags.
-        models: for each model, the tasks that go into it.
-    """
-    tf.config.set_soft_device_placement(flags.allow_soft_placement)
-    tf.debugging.set_log_device_placement(flags.log_device_placement)
-    if flags.random_state is None:
-        flags.random_state = int.from_bytes(os.urandom(3), "little")
-    if flags.output_file:
-        check_score_file(flags.output_file)
-    if vars(flags).get("param_output_file"):
-        check_writable(flags.param_output_file, "--param_output_file")
-        if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
-            raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
-    check_log_dir(flags.log_dir)
-    flags.data_dir, flags.simulated = data_utils.find_corpus(flags.data_dir)
-    corpora = [load(flags, tasks) for tasks in models]
-    if flags.simulated:
-        say_simulated(flags.data_dir)
-
-    folder = new_run_folder(flags.log_dir, name)
-    stamp = os.path.basename(folder).partition("_")[2]
-    score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
-    params = dict(sorted(vars(flags).items())) | {"score_file": score_file}
-    if "task_id" in params:
-        params["task_id"] = ",".join(map(str, flags.task_id))
-    append_params(os.path.join(folder, "params.csv"), params)
-    if "param_output_file" in params:
-        append_params(flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv"), params)
-
-    all_rows = []
-    for corpus in corpora:
-        which = f"task {corpus.tasks[0]}" if len(corpus.tasks) == 1 else f"tasks {corpus.tasks[0]}-{corpus.tasks[-1]}"
-        print(
-            f"{which}: {len(corpus.training)} training, {len(corpus.validation)} validation, "
-            f"{len(corpus.testing)} test questions; {len(corpus.vocabulary)} words, "
-            f"{corpus.memory_size} slots of {corpus.sentence_size} words",
-            flush=True,
-        )
-        suffix = f"_task{corpus.tasks[0]}" if len(corpus.tasks) == 1 else ""
-        history = os.path.join(folder, f"history{suffix}.csv")
-        trainer = train(flags, corpus, [Report(corpus, flags.epochs, flags.evaluation_interval, history)])
-        rows = score(trainer, corpus)
-        trainer.finish().save(os.path.join(folder, f"model{suffix}.keras"))
-        mark = " (simulated)" if flags.simulated else ""
-        written = [[f"{task}{mark}", *(f"{accuracy:.4f}" for accuracy in accuracies)] for task, *accuracies in rows]
-        append_scores(os.path.join(folder, "scores.csv"), written)
-        try:
-            append_scores(score_file, written)
-        except OSError as error:
-            raise InputError(f"{score_file}: {error.strerror}; the scores so far are in {folder}.") from error
-        all_rows += rows
-    print_scores(all_rows)
-    print(f"scores in {score_file}; model, history and flags in {folder}")
-    if flags.simulated:
-        say_simulated(flags.data_dir)
-
-
-def command(main):
-    """Runs a script's `main()`: a person's mistake ends in one sentence and status 2, a bug in its traceback."""
-    try:
-        main()
-    except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted; finished models are saved.", file=sys.stderr)
-        sys.exit(130)
+def cross_entropy(trainer, examples):
+    """The mean cross-entropy of the right answers, in nats; answers that training never saw are left out."""
+    logits = np.concatenate(list(trainer.logits_of(examples)))
+    known = np.flatnonzero(examples.answer != data_utils.NEVER_SEEN)
+    top = logits.max(axis=1)
+    partition = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
+    return float(np.mean((partition[known] - logits[known, examples.answer[known]]).astype(np.float64)))

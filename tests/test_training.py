@@ -19,6 +19,7 @@ import pytest
 import babi_simulator
 import data_utils
 import joint
+import runs
 import single
 import training
 from data_utils import NEVER_SEEN, EncodedExamples, InputError
@@ -290,7 +291,7 @@ def test_help_lists_every_flag_with_its_default(script, capsys, monkeypatch):
 
 def run(script, *flags):
     """Runs a script's main as its command line would, in this process."""
-    training.command(lambda: script.main([str(flag) for flag in flags]))
+    runs.command(lambda: script.main([str(flag) for flag in flags]))
 
 
 def assert_refused(capsys, script, flags, *words):
@@ -376,7 +377,7 @@ def test_bad_output_is_one_sentence_before_training(script, small_corpus, tmp_pa
 
 def test_a_bug_shows_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        training.command(lambda: 1 / 0)
+        runs.command(lambda: 1 / 0)
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -384,16 +385,16 @@ def test_a_bug_shows_its_traceback():
 
 def test_scores_are_appended_after_what_is_there(tmp_path):
     path = tmp_path / "scores.csv"
-    training.append_scores(path, [[1, "0.5000", "0.6000", "0.7000"]])
-    training.append_scores(path, [[2, "0.1000", "0.2000", "0.3000"], [1, "1.0000", "1.0000", "1.0000"]])
+    runs.append_scores(path, [[1, "0.5000", "0.6000", "0.7000"]])
+    runs.append_scores(path, [[2, "0.1000", "0.2000", "0.3000"], [1, "1.0000", "1.0000", "1.0000"]])
     rows = ["1,0.5000,0.6000,0.7000", "2,0.1000,0.2000,0.3000", "1,1.0000,1.0000,1.0000"]
     assert path.read_text() == "\n".join([HEADER, *rows, ""])
     path.write_text(path.read_text().rstrip("\n"))  # an editor left out the last line end
-    training.append_scores(path, [[3, "0.0000", "0.0000", "0.0000"]])
+    runs.append_scores(path, [[3, "0.0000", "0.0000", "0.0000"]])
     assert path.read_text().splitlines() == [HEADER, *rows, "3,0.0000,0.0000,0.0000"]
     empty = tmp_path / "empty.csv"
     empty.write_text("")
-    training.append_scores(empty, [[1, 2, 3, 4]])
+    runs.append_scores(empty, [[1, 2, 3, 4]])
     assert empty.read_text() == f"{HEADER}\n1,2,3,4\n"
 
 
@@ -406,7 +407,7 @@ def test_many_who_append_at_once_lose_nothing(tmp_path):
     def append(process):
         for file in range(files):  # all at once to a file that is not there yet
             together.wait(timeout=60)
-            training.append_scores(tmp_path / f"{file}.csv", [[process, part, "x" * 300, 0] for part in range(3)])
+            runs.append_scores(tmp_path / f"{file}.csv", [[process, part, "x" * 300, 0] for part in range(3)])
 
     running = [context.Process(target=append, args=(process,)) for process in range(processes)]
     for process in running:
@@ -425,7 +426,7 @@ def test_appending_waits_for_whoever_writes(tmp_path):
     path = tmp_path / "scores.csv"
     with open(path, "w") as file, ThreadPoolExecutor(1) as pool:
         fcntl.flock(file, fcntl.LOCK_EX)
-        waiting = pool.submit(training.append_scores, path, [[2, "0.2000", "0.2000", "0.2000"]])
+        waiting = pool.submit(runs.append_scores, path, [[2, "0.2000", "0.2000", "0.2000"]])
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)
         file.write(f"{HEADER}\n1,0.1000,0.1000,0.1000\n")
@@ -437,7 +438,7 @@ def test_appending_waits_for_whoever_writes(tmp_path):
 
 def test_run_folders_are_never_shared(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: training.new_run_folder(tmp_path / "logs", "single"), range(40)))
+        folders = list(pool.map(lambda _: runs.new_run_folder(tmp_path / "logs", "single"), range(40)))
     assert len(set(folders)) == 40 == len(os.listdir(tmp_path / "logs"))
     assert all(re.fullmatch(r"single_\d+(_\d+)?", os.path.basename(folder)) for folder in folders)
 
@@ -445,12 +446,12 @@ def test_run_folders_are_never_shared(tmp_path):
 def test_writable_files_are_not_refused_and_not_touched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("scores.csv", str(tmp_path / "scores.csv")):
-        training.check_score_file(path)
-        training.check_writable(path, "--param_output_file")
+        runs.check_score_file(path)
+        runs.check_writable(path, "--param_output_file")
     assert os.listdir(tmp_path) == []
     for text in ("", f"{HEADER}\n", f"{HEADER}\r\n1,1,1,1\r\n"):
         (tmp_path / "scores.csv").write_bytes(text.encode())
-        training.check_score_file("scores.csv")
+        runs.check_score_file("scores.csv")
         assert (tmp_path / "scores.csv").read_bytes() == text.encode()
 
 
@@ -459,10 +460,10 @@ def test_file_and_folder_without_permission(tmp_path):
     (tmp_path / "scores.csv").write_text(f"{HEADER}\n")
     (tmp_path / "scores.csv").chmod(0o444)
     with pytest.raises(InputError, match="cannot be written; change --output_file"):
-        training.check_score_file(str(tmp_path / "scores.csv"))
+        runs.check_score_file(str(tmp_path / "scores.csv"))
     (tmp_path / "closed").mkdir(mode=0o555)
     with pytest.raises(InputError, match="cannot be written; change --output_file"):
-        training.check_score_file(str(tmp_path / "closed" / "scores.csv"))
+        runs.check_score_file(str(tmp_path / "closed" / "scores.csv"))
 
 
 # Runs -------------------------------------------------------------------------------------------
@@ -666,7 +667,7 @@ def test_bad_text_ends_the_command_with_one_sentence(tmp_path):
 
 
 def test_a_task_with_exactly_95_percent_has_not_failed(capsys):
-    training.print_scores([(1, 0.95, 1.0, 1.0), (2, 0.949, 1.0, 1.0)])
+    runs.print_scores([(1, 0.95, 1.0, 1.0), (2, 0.949, 1.0, 1.0)])
     assert "failed tasks (error above 5 %): 1 of 2" in capsys.readouterr().out
 
 
