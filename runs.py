@@ -177,8 +177,9 @@ def train_and_score(flags, corpus, seed, folder):
     report = Report(corpus, flags.epochs, flags.evaluation_interval, history, heading)
     trainer = training.train(flags, corpus, seed, [report])
     outcome = Outcome(seed, training.score(trainer, corpus), training.cross_entropy(trainer, corpus.validation))
-    trainer.finish().save(os.path.join(folder, f"model{name}.keras"))
-    append_rows(os.path.join(folder, "times.csv"), ("Model", "Seconds"), [[name, f"{time.monotonic() - begin:.1f}"]])
+    model = f"model{name}.keras"
+    trainer.finish().save(os.path.join(folder, model))
+    append_rows(os.path.join(folder, "times.csv"), ("Model", "Seconds"), [[model, f"{time.monotonic() - begin:.1f}"]])
     return outcome
 
 
