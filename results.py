@@ -1,0 +1,278 @@
+"""Keeps the scores of experiments in results/runs.csv and makes the README's tables of them.
+
+One row is one model over all its tasks, or one seed of single.py over all twenty: its experiment, its
+command, its seed, its data, when and how long it ran, and test, training and validation accuracy by task.
+"""
+
+import argparse
+import csv
+import os
+import re
+import shlex
+import sys
+import time
+
+import numpy as np
+
+import data_utils
+from babi_simulator import Parser
+from data_utils import InputError
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+RUNS = os.path.join(HERE, "results", "runs.csv")
+PUBLISHED = os.path.join(HERE, "results", "published.csv")
+README = os.path.join(HERE, "README.md")
+TASKS = range(1, data_utils.TASKS + 1)
+SPLITS = ("test", "training", "validation")
+COLUMNS = ["experiment", "data", "seed", "chosen", "date", "seconds", "command"]
+COLUMNS += [f"{split} {task}" for split in SPLITS for task in TASKS]
+PRIVATE = ("--data_dir", "--log_dir", "--output_file", "--param_output_file", "--workers")  # of one machine
+
+
+def read(path, columns):
+    """The rows of a CSV file as dicts.
+
+    Args:
+        columns: names that its first line must have.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+            file.seek(0)
+            found = next(csv.reader(file), [])
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no CSV file: {error}.") from error
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise InputError(f"{path}, line 1: lacks the column {missing[0]}.")
+    return rows
+
+
+def read_params(path):
+    """The NAME=value lines of a run's params.csv as a dict."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(line.rstrip("\n").partition("=")[::2] for line in file if "=" in line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read; expected the flags of a run.") from error
+
+
+def public_command(command):
+    """A command without the flags that tell of one machine."""
+    words, kept = shlex.split(command), []
+    while words:
+        word = words.pop(0)
+        if word.split("=")[0] in PRIVATE:
+            if "=" not in word and words:
+                words.pop(0)
+        else:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def rows_of(folder, experiment, data=None):
+    """The rows of a finished run, one a seed.
+
+    Args:
+        folder: the run's folder.
+        experiment: its name in the tables.
+        data: what it was trained on; None for the name of the data folder.
+    """
+    params = read_params(os.path.join(folder, "params.csv"))
+    scores = read(os.path.join(folder, "scores.csv"), ["Task", "Testing Accuracy"])
+    times = read(os.path.join(folder, "times.csv"), ["Model", "Seconds"])
+    stamp = re.search(r"_(\d{9,})", os.path.basename(os.path.normpath(folder)))
+    by_seed = {}
+    for number, row in enumerate(scores, 2):
+        found = re.fullmatch(r"(\d+)(?: \((simulated)?\s*(?:seed (\d+))?\s*(chosen)?\))?", row["Task"] or "")
+        if not found:
+            raise InputError(f"{folder}/scores.csv, line {number}: {row['Task']!r} is no task.")
+        task, simulated, seed, chosen = found.groups()
+        name = (data or os.path.basename(os.path.normpath(params["data_dir"]))) + (", simulated" if simulated else "")
+        made = by_seed.setdefault(seed or params["random_state"], dict.fromkeys(COLUMNS, ""))
+        made.update(experiment=experiment, data=name, seed=seed or params["random_state"])
+        made["command"] = public_command(params.get("command", ""))
+        made["date"] = time.strftime("%Y-%m-%d", time.gmtime(int(stamp[1]))) if stamp else ""
+        if chosen:
+            made["chosen"] = " ".join([*made["chosen"].split(), task])
+        for split, column in zip(SPLITS, ("Testing", "Training", "Validation"), strict=True):
+            made[f"{split} {task}"] = row[f"{column} Accuracy"]
+    for seed, made in by_seed.items():
+        mine = [row for row in times if len(by_seed) == 1 or f"_seed{seed}." in row["Model"]]
+        made["seconds"] = f"{sum(float(row['Seconds']) for row in mine):.0f}"
+    return list(by_seed.values())
+
+
+def add(folders, experiment, data):
+    """Appends the rows of runs to results/runs.csv."""
+    import runs
+
+    rows = [row for folder in folders for row in rows_of(folder, experiment, data)]
+    os.makedirs(os.path.dirname(RUNS), exist_ok=True)
+    runs.append_rows(RUNS, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    print(f"{len(rows)} rows added to {RUNS}")
+
+
+# --- tables ---------------------------------------------------------------------------------------------
+
+
+def errors(row, split="test"):
+    """Errors by task in percent (20,); nan where a task has none."""
+    return np.array([100 * (1 - float(row[f"{split} {task}"] or "nan")) for task in TASKS])
+
+
+def choose(rows):
+    """Errors by task (20,) of what validation chose.
+
+    One model for all tasks is chosen as a whole, by its mean validation error; models of one task each are
+    chosen task by task. A run with --restarts has chosen already.
+    """
+    if any(row["chosen"] for row in rows):
+        return np.array([errors(row)[t - 1] for t in TASKS for row in rows if str(t) in row["chosen"].split()])
+    return errors(min(rows, key=lambda row: np.nanmean(errors(row, "validation"))))
+
+
+def experiments(path=RUNS):
+    """The rows of each experiment, in the order of the file."""
+    found = {}
+    for row in read(path, COLUMNS):
+        found.setdefault(row["experiment"], []).append(row)
+    return found
+
+
+def markdown(header, rows):
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def summary_table(found, names):
+    """Mean and spread over seeds, and what validation chose, of some experiments."""
+    lines = []
+    for name in names:
+        rows = found[name]
+        means = [np.nanmean(errors(row)) for row in rows]
+        deviation = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+        chosen = choose(rows)
+        lines.append(
+            [
+                name,
+                rows[0]["data"],
+                len(rows),
+                f"{np.mean(means):.2f}{deviation}",
+                f"{np.mean(chosen):.2f}",
+                np.sum(chosen > 5),
+                f"{np.median([float(row['seconds']) for row in rows]):.0f} s",
+            ]
+        )
+    header = ["recipe", "data", "seeds", "mean test error %", "chosen by validation", "failed tasks", "time a seed"]
+    return markdown(header, lines)
+
+
+def published_lines(size, regime):
+    """Rows of published numbers: name, mean, failed tasks, 20 errors (empty where unknown)."""
+    lines = []
+    for row in read(PUBLISHED, ["system", "train_size", "regime", "mean_error", "failed_tasks"]):
+        if (row["train_size"], row["regime"]) == (size, regime):
+            lines.append([row["system"], row["mean_error"], row["failed_tasks"], *(row[f"t{task}"] for task in TASKS)])
+    return lines
+
+
+def task_table(found, names, size, regime):
+    """Errors by task of what validation chose, beside published numbers."""
+    lines = []
+    for name in names:
+        chosen = choose(found[name])
+        by_task = [f"{error:.1f}".removesuffix(".0") for error in chosen]
+        title = f"**{name}**, chosen of {len(found[name])}"
+        lines.append([title, f"{np.mean(chosen):.2f}", np.sum(chosen > 5), *by_task])
+    header = ["test error %", "mean", "failed", *TASKS]
+    return markdown(header, lines + published_lines(size, regime))
+
+
+def worth_table(found, base):
+    """What each change to a recipe is worth: experiments named `BASE: CHANGE` against BASE, on validation.
+
+    The same seeds are compared, and the standard error is that of the mean of their differences.
+    """
+
+    def by_seed(name):
+        return {row["seed"]: row for row in found[name]}
+
+    reference, lines = by_seed(base), []
+    for name in found:
+        if not name.startswith(base + ": "):
+            continue
+        changed = by_seed(name)
+        seeds = sorted(set(changed) & set(reference), key=int)
+        pairs = [[np.nanmean(errors(rows[seed], "validation")) for rows in (reference, changed)] for seed in seeds]
+        worse = np.array([after - before for before, after in pairs])
+        spread = f" ± {np.std(worse, ddof=1) / np.sqrt(len(worse)):.2f}" if len(worse) > 1 else ""
+        test = np.mean([np.nanmean(errors(changed[seed])) for seed in seeds])
+        cells = [f"{mean:.2f}" for mean in np.mean(pairs, axis=0)]
+        change = name.removeprefix(base + ": ")
+        lines.append([change, len(seeds), *cells, f"{worse.mean():+.2f}{spread}", f"{test:.2f}"])
+    header = ["change", "seeds", "validation error % without", "with", "difference", "test error %, for the record"]
+    return markdown(header, lines)
+
+
+def tables(found):
+    """All tables of the README by name."""
+    main = [name for name in found if ": " not in name]
+    made = {"summary": summary_table(found, main)}
+    for size in ("1k", "10k"):
+        for regime in ("joint", "single"):
+            names = [name for name in main if name.startswith(f"{regime} {size}")]
+            if names:
+                made[f"{regime} {size}"] = task_table(found, names, size, regime)
+    for base in sorted({name.partition(": ")[0] for name in found if ": " in name}):
+        made[f"worth {base}"] = worth_table(found, base)
+    return made
+
+
+def update(path, made):
+    """Puts tables where a Markdown file has `<!-- results: NAME -->` and `<!-- end -->`."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    for name in re.findall(r"<!-- results: (.+?) -->", text):
+        if name not in made:
+            raise InputError(f"{path}: asks for the table {name!r}; there are {', '.join(made)}.")
+        begin = text.index(f"<!-- results: {name} -->") + len(f"<!-- results: {name} -->")
+        end = text.find("<!-- end -->", begin)
+        if end < 0:
+            raise InputError(f"{path}: <!-- results: {name} --> has no <!-- end -->.")
+        text = f"{text[:begin]}\n\n{made[name]}\n\n{text[end:]}"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def flag_parser():
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folders of finished runs, to add their rows")
+    parser.add_argument("--experiment", help="name of the added rows, such as `joint 1k` or `joint 1k: no gates`")
+    parser.add_argument("--data", help="what they were trained on (default: the name of the data folder)")
+    parser.add_argument("--update", metavar="FILE", help="put the tables into a Markdown file, such as README.md")
+    return parser
+
+
+def main(argv=None):
+    flags = flag_parser().parse_args(argv)
+    try:
+        if flags.folders:
+            if not flags.experiment:
+                raise InputError("rows need a name; give --experiment.")
+            return add(flags.folders, flags.experiment, flags.data)
+        made = tables(experiments())
+        if flags.update:
+            return update(flags.update, made)
+        for name, table in made.items():
+            print(f"{name}\n\n{table}\n")
+    except InputError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
