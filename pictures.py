@@ -244,7 +244,7 @@ def tasks(scores, png, regime="joint"):
     places = np.arange(len(testing))
     height = 2 + 0.27 * len(testing)
     figure = _figure(8, height)
-    figure.subplots_adjust(left=0.29, right=0.91, top=1 - 0.7 / height, bottom=1 / height)
+    figure.subplots_adjust(left=0.29, right=0.91, top=1 - 0.6 / height, bottom=1 / height)
     axes = figure.subplots()
     keys = [axes.barh(places, 100 * accuracies, color=SKY, height=0.7, label="this run")]
     for (name, published), colour, marker in zip(
@@ -254,7 +254,7 @@ def tasks(scores, png, regime="joint"):
         keys += axes.plot(
             values, places, marker, color=colour, markersize=7, fillstyle="none", label=name, clip_on=False
         )
-    keys.append(axes.axvline(100 * PASSED, color=BLACK, linestyle=":", linewidth=1, label="error 5 %"))
+    keys.append(axes.axvline(100 * PASSED, color=BLACK, linestyle=":", linewidth=1, label="failed: error above 5 %"))
     for place, accuracy in zip(places, accuracies, strict=True):
         axes.annotate(f"{100 * accuracy:.1f}", (111, place), va="center", ha="right", color=BLUE, annotation_clip=False)
     axes.set_yticks(places, [f"{TASKS[task].__name__.replace('_', ' ')}  {task:>2}" for task in testing])

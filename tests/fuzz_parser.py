@@ -12,6 +12,7 @@ No part of pytest: the same rules run there on the cases of `test_properties.py`
 import argparse
 import os
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -62,6 +63,37 @@ def mutate(content, size, seed, mutate_bytes):
     return b"\n".join(lines)[:size]
 
 
+def fuzz(folder, seconds, seed):
+    """Looks for a file that breaks a rule, and ends the process.
+
+    Args:
+        folder: for the files that reached something new, and the one that breaks a rule.
+        seconds: how long to look.
+        seed: of the fuzzer's dice; 0 draws one.
+    """
+    import atheris
+
+    with atheris.instrument_imports(include=["data_utils"]):
+        import data_utils  # noqa: F401  the module whose branches are counted
+    import parser_rules
+
+    seeds = folder / "seeds"
+    seeds.mkdir()
+    for file in sorted((TESTS / "corpus").iterdir()):
+        seeds.joinpath(file.name).write_bytes(file.read_bytes()[:600])
+    path = str(folder / "qa1_train.txt")
+    options = [
+        *(f"-max_total_time={seconds}", f"-seed={seed}", "-max_len=4096", "-timeout=20"),
+        *("-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={folder}/broke-"),
+    ]
+    atheris.Setup(
+        [sys.argv[0], *options, str(seeds)],
+        lambda content: parser_rules.check_file(path, content),
+        custom_mutator=lambda content, size, seed: mutate(content, size, seed, atheris.Mutate),
+    )
+    atheris.Fuzz()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=600, help="how long to look (default: 600)")
@@ -76,30 +108,18 @@ def main():
         print(f"{flags.file}: keeps the rules.")
         return
     try:
-        import atheris
+        import atheris  # noqa: F401  here only to say so if there is none
     except ImportError:
         sys.exit("fuzz_parser.py: needs atheris: pip install atheris.")
-    with atheris.instrument_imports(include=["data_utils"]):
-        import data_utils  # noqa: F401  the module whose branches are counted
-    import parser_rules
-
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # where there is one, ten times the speed of a disk
-    folder = Path(tempfile.mkdtemp(prefix="fuzz_parser-", dir=memory))  # stays, for a file that breaks a rule
-    seeds = folder / "seeds"
-    seeds.mkdir()
-    for file in sorted((TESTS / "corpus").iterdir()):
-        seeds.joinpath(file.name).write_bytes(file.read_bytes()[:600])
-    path = str(folder / "qa1_train.txt")
-    options = [
-        *(f"-max_total_time={flags.seconds}", f"-seed={flags.seed}", "-max_len=4096", "-timeout=20"),
-        *("-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={folder}/broke-"),
-    ]
-    atheris.Setup(
-        [sys.argv[0], *options, str(seeds)],
-        lambda content: parser_rules.check_file(path, content),
-        custom_mutator=lambda content, size, seed: mutate(content, size, seed, atheris.Mutate),
-    )
-    atheris.Fuzz()
+    folder = Path(tempfile.mkdtemp(prefix="fuzz_parser-", dir=memory))
+    child = os.fork()
+    if not child:
+        fuzz(folder, flags.seconds, flags.seed)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == 0:
+        shutil.rmtree(folder)  # else it stays, for the file in it that breaks a rule
+    sys.exit(status)
 
 
 if __name__ == "__main__":
