@@ -34,7 +34,8 @@ PASSED = 0.95  # a task fails with an error above 5 %
 SCORE_COLUMNS = ["Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy"]
 NO_SCORES = "simulated stories: not bAbI scores"
 
-# Colours that stay apart for every kind of colour vision (Okabe & Ito, 2008), and in print with their markers.
+# Colours that stay apart for every kind of colour vision (Okabe & Ito, 2008; the sky of the bars is lighter, for what
+# stands on it). Line styles and markers differ too.
 BLUE, SKY, VERMILION, BLACK = "#0072B2", "#9BD3F5", "#D55E00", "#000000"
 GREY, LIGHT = "#BBBBBB", "#E8E8E8"
 
@@ -95,7 +96,7 @@ def read_history(path):
         InputError: see `read_table`.
     """
     header, rows = read_table(path, ["epoch", "loss", "training", "validation"])
-    highest = [np.inf, np.inf] + [1] * (len(header) - 2)
+    highest = [1 if name.split(" ")[0] in ("training", "validation") else np.inf for name in header]
     numbers = [[_number(path, line, *cell) for cell in zip(row, highest, strict=True)] for line, row in rows]
     return dict(zip(header, np.array(numbers).T, strict=True))
 
@@ -199,7 +200,7 @@ def curves(history_csv, png, simulated=False):
     history = read_history(history_csv)
     epochs = history["epoch"]
     figure = _figure(8, 6)
-    figure.subplots_adjust(left=0.08, right=0.81, top=0.91, bottom=0.09, hspace=0.1)
+    figure.subplots_adjust(left=0.1, right=0.79, top=0.91, bottom=0.09, hspace=0.1)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
 
     def line(axes, values, colour, style, marker, label, shift=0.0):
@@ -223,6 +224,8 @@ def curves(history_csv, png, simulated=False):
     below.set(ylabel="accuracy in %", ylim=(0, 102), xlabel="epoch")
     below.xaxis.get_major_locator().set_params(integer=True)
     for axes in (above, below):
+        axes.yaxis.set_label_coords(-0.105, 0.5)  # the same for both, wide as their numbers may be
+        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         _plain(axes, "both")
     _title(figure, "Loss and accuracies by epoch", simulated)
     _save(figure, png)
