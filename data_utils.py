@@ -158,7 +158,7 @@ def get_stories(path, only_supporting=False):
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1  # its object is the content after a byte order mark
         raise InputError(f"{path}, line {line}: expected UTF-8 text, found other bytes.") from error
     lines = text.split("\n")
     while lines and not lines[-1].strip():

@@ -151,6 +151,7 @@ BAD_TEXT = {
     "support of another story": ("1 A b.\n2 C d.\n3 E f.\n1 G h.\n2 Who?\tg\t3\n", 5, "supporting line '3'"),
     "support is no number": ("1 Anna ran.\n2 Who?\tanna\tone\n", 2, "supporting line 'one'"),
     "not UTF-8": (b"1 Anna ran.\n2 The caf\xe9.\n3 Who?\tanna\t1\n", 2, "expected UTF-8"),
+    "not UTF-8, after a byte order mark": (b"\xef\xbb\xbf1 Anna ran.\n\xe9\n", 2, "expected UTF-8"),
     "UTF-16": ("1 Anna ran.\n".encode("utf-16"), 1, "expected UTF-8"),
     "no lines": ("", None, "expected at least one question"),
     "no question line": ("1 Anna ran.\n", None, "expected at least one question"),
