@@ -63,7 +63,7 @@ def check_score_file(path):
     if os.path.exists(path):
         with open(path, encoding="utf-8", errors="replace") as file:
             header = file.readline().rstrip("\r\n")
-        if header and header != ",".join(SCORE_COLUMNS):
+        if header != ",".join(SCORE_COLUMNS) and os.path.getsize(path):
             raise InputError(f"{path}, line 1: expected {','.join(SCORE_COLUMNS)}, found another file.")
 
 
@@ -81,8 +81,10 @@ def append_rows(path, columns, rows):
         writer = csv.writer(text, lineterminator="\n")
         if size == 0:
             writer.writerow(columns)
-        elif file.seek(size - 1) and file.read(1) != b"\n":
-            text.write("\n")
+        else:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                text.write("\n")
         writer.writerows(rows)
         file.write(text.getvalue().encode())
 
