@@ -11,6 +11,7 @@ Matplotlib is imported when a picture is drawn and not before, and its state tha
 import csv
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -101,23 +102,37 @@ def read_history(path):
     return dict(zip(header, np.array(numbers).T, strict=True))
 
 
+def read_task(path, line, cell):
+    """Reads a cell of the column Task: a number and what is special about its row.
+
+    Returns:
+        (task number, whether its stories are simulated, seed or None, whether validation chose it).
+
+    Raises:
+        InputError: it is no such cell.
+    """
+    found = re.fullmatch(r"(\d+)(?: \((?=.)(simulated)?\s?(?:seed (\d+)( chosen)?)?\))?", cell)
+    if not found or int(found[1]) not in TASKS:
+        raise InputError(f"{path}, line {line}: expected a task from 1 to {len(TASKS)}, found {cell[:40]!r}.")
+    return int(found[1]), bool(found[2]), found[3] and int(found[3]), bool(found[4])
+
+
 def read_scores(path):
     """Reads a score file.
 
     Returns:
-        (a dict from task number to test accuracy in 0..1, whether any row is marked as simulated). Of a task that
-        has several rows the last one counts.
+        (a dict from task number to test accuracy in 0..1, whether any row is marked as simulated). Of restarts only
+        the chosen one counts, and of a task that has several rows the last one.
 
     Raises:
         InputError: see `read_table`.
     """
     testing, simulated = {}, False
-    for line, (task, accuracy, *_) in read_table(path, SCORE_COLUMNS)[1]:
-        number, _, mark = task.partition(" ")
-        if number not in map(str, TASKS) or mark not in ("", "(simulated)"):
-            raise InputError(f"{path}, line {line}: expected a task from 1 to {len(TASKS)}, found {task[:40]!r}.")
-        testing[int(number)] = _number(path, line, accuracy, 1)
-        simulated = simulated or bool(mark)
+    for line, (cell, accuracy, *_) in read_table(path, SCORE_COLUMNS)[1]:
+        task, marked, seed, chosen = read_task(path, line, cell)
+        if seed is None or chosen:
+            testing[task] = _number(path, line, accuracy, 1)
+        simulated = simulated or marked
     return dict(sorted(testing.items())), simulated
 
 
@@ -272,7 +287,7 @@ def tasks(scores, png, regime="joint"):
 
 
 def draw(folder):
-    """Draws all pictures of a run.
+    """Draws all pictures of a run; of restarts, only those that validation chose.
 
     Args:
         folder: a run's folder, with at least one history file.
@@ -283,7 +298,7 @@ def draw(folder):
     Raises:
         InputError: a file cannot be read or written, or there is no history.
     """
-    histories = sorted(Path(folder).glob("history*.csv"))
+    histories = [path for path in sorted(Path(folder).glob("history*.csv")) if "_seed" not in path.name]
     if not histories:
         raise InputError(f"{folder}: expected the folder of a run, with history*.csv in it.")
     scores, pictures = Path(folder, "scores.csv"), []

@@ -5,7 +5,6 @@ command, its seed, its data, when and how long it ran, and test, training and va
 """
 
 import argparse
-import csv
 import os
 import re
 import shlex
@@ -14,15 +13,13 @@ import time
 
 import numpy as np
 
-import data_utils
-from babi_simulator import Parser
+from babi_simulator import TASKS, Parser
 from data_utils import InputError
+from pictures import PUBLISHED, SCORE_COLUMNS, read_table, read_task
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUNS = os.path.join(HERE, "results", "runs.csv")
-PUBLISHED = os.path.join(HERE, "results", "published.csv")
 README = os.path.join(HERE, "README.md")
-TASKS = range(1, data_utils.TASKS + 1)
 SPLITS = ("test", "training", "validation")
 COLUMNS = ["experiment", "data", "seed", "chosen", "date", "seconds", "command"]
 COLUMNS += [f"{split} {task}" for split in SPLITS for task in TASKS]
@@ -30,24 +27,9 @@ PRIVATE = ("--data_dir", "--log_dir", "--output_file", "--param_output_file", "-
 
 
 def read(path, columns):
-    """The rows of a CSV file as dicts.
-
-    Args:
-        columns: names that its first line must have.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
-            file.seek(0)
-            found = next(csv.reader(file), [])
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no CSV file: {error}.") from error
-    missing = [name for name in columns if name not in found]
-    if missing:
-        raise InputError(f"{path}, line 1: lacks the column {missing[0]}.")
-    return rows
+    """The rows of a CSV file as dicts; see `pictures.read_table`."""
+    header, rows = read_table(path, columns)
+    return [dict(zip(header, row, strict=True)) for _, row in rows]
 
 
 def read_params(path):
@@ -81,22 +63,20 @@ def rows_of(folder, experiment, data=None):
         data: what it was trained on; None for the name of the data folder.
     """
     params = read_params(os.path.join(folder, "params.csv"))
-    scores = read(os.path.join(folder, "scores.csv"), ["Task", "Testing Accuracy"])
+    scores = read(os.path.join(folder, "scores.csv"), SCORE_COLUMNS)
     times = read(os.path.join(folder, "times.csv"), ["Model", "Seconds"])
     stamp = re.search(r"_(\d{9,})", os.path.basename(os.path.normpath(folder)))
     by_seed = {}
-    for number, row in enumerate(scores, 2):
-        found = re.fullmatch(r"(\d+)(?: \((simulated)?\s*(?:seed (\d+))?\s*(chosen)?\))?", row["Task"] or "")
-        if not found:
-            raise InputError(f"{folder}/scores.csv, line {number}: {row['Task']!r} is no task.")
-        task, simulated, seed, chosen = found.groups()
+    for line, row in enumerate(scores, 2):
+        task, simulated, seed, chosen = read_task(f"{folder}/scores.csv", line, row["Task"])
+        seed = params["random_state"] if seed is None else seed
         name = (data or os.path.basename(os.path.normpath(params["data_dir"]))) + (", simulated" if simulated else "")
-        made = by_seed.setdefault(seed or params["random_state"], dict.fromkeys(COLUMNS, ""))
-        made.update(experiment=experiment, data=name, seed=seed or params["random_state"])
+        made = by_seed.setdefault(seed, dict.fromkeys(COLUMNS, ""))
+        made.update(experiment=experiment, data=name, seed=seed)
         made["command"] = public_command(params.get("command", ""))
         made["date"] = time.strftime("%Y-%m-%d", time.gmtime(int(stamp[1]))) if stamp else ""
         if chosen:
-            made["chosen"] = " ".join([*made["chosen"].split(), task])
+            made["chosen"] = f"{made['chosen']} {task}".strip()
         for split, column in zip(SPLITS, ("Testing", "Training", "Validation"), strict=True):
             made[f"{split} {task}"] = row[f"{column} Accuracy"]
     for seed, made in by_seed.items():

@@ -6,6 +6,7 @@ Both scripts call `run` with the groups of tasks that go into one model each, an
 import concurrent.futures
 import csv
 import fcntl
+import importlib.util
 import io
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 import data_utils
+import pictures
 import training
 from data_utils import InputError
 from training import keras, tf
@@ -123,6 +125,7 @@ class Report(keras.callbacks.Callback):
             training.exact_match(self.model.answers(examples), examples)
             for examples in (self.corpus.training, self.corpus.validation)
         )
+        logs.update(training=learned["all"], validation=validation["all"])  # for the callbacks after this one
         if self.bar and epoch != self.epochs:
             print()
         print(
@@ -177,7 +180,10 @@ def train_and_score(flags, corpus, seed, folder):
     heading = f"{describe(corpus.tasks)}, seed {seed}: " if flags.restarts > 1 else ""
     begin = time.monotonic()
     report = Report(corpus, flags.epochs, flags.evaluation_interval, history, heading)
-    trainer = training.train(flags, corpus, seed, [report])
+    callbacks = [report]
+    if flags.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(os.path.join(folder, f"tensorboard{name}"), write_graph=False))
+    trainer = training.train(flags, corpus, seed, callbacks)
     outcome = Outcome(seed, training.score(trainer, corpus), training.cross_entropy(trainer, corpus.validation))
     model = f"model{name}.keras"
     trainer.finish().save(os.path.join(folder, model))
@@ -307,6 +313,8 @@ def run(name, flags, models):
         check_writable(flags.param_output_file, "--param_output_file")
         if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
+    if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise InputError("--tensorboard needs the package of that name; run: pip install tensorboard")
     check_log_dir(flags.log_dir)
     flags.data_dir, flags.simulated = data_utils.find_corpus(flags.data_dir)
     corpora = [training.load(flags, tasks) for tasks in models]
@@ -327,8 +335,9 @@ def run(name, flags, models):
     for corpus, restarts in zip(corpora, outcomes(flags, corpora, folder), strict=True):
         chosen = max(restarts, key=Outcome.validation)
         if flags.restarts > 1:
-            model = os.path.join(folder, f"model{suffix(flags, corpus.tasks, chosen.seed)}.keras")
-            shutil.copyfile(model, model.replace(f"_seed{chosen.seed}", ""))
+            for name in ("model{}.keras", "history{}.csv"):
+                path = os.path.join(folder, name.format(suffix(flags, corpus.tasks, chosen.seed)))
+                shutil.copyfile(path, path.replace(f"_seed{chosen.seed}.", "."))
         written = [row for outcome in restarts for row in score_cells(flags, outcome, outcome is chosen)]
         append_scores(os.path.join(folder, "scores.csv"), written)
         try:
@@ -342,6 +351,8 @@ def run(name, flags, models):
     print_scores(chosen_rows)
     if flags.restarts > 1:
         print_restarts(found)
+    if flags.pictures:
+        pictures.draw(folder)
     print(f"scores in {score_file}; models, histories and flags in {folder}")
     if flags.simulated:
         say_simulated(flags.data_dir)

@@ -67,10 +67,13 @@ class RecipeParser(Parser):
     """
 
     def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
         expanded = []
-        for arg in sys.argv[1:] if args is None else args:
+        for arg in args:
             expanded += self.recipe(arg[1:]) if arg.startswith("@") else [arg]
-        return super().parse_known_args(expanded, namespace)
+        flags, unknown = super().parse_known_args(expanded, namespace)
+        flags.command = shlex.join([self.prog, *args])
+        return flags, unknown
 
     def recipe(self, path):
         """The flags in a recipe file."""
@@ -161,6 +164,8 @@ def flag_parser(description, **defaults):
     if "param_output_file" in defaults:
         add("--param_output_file", help="file of NAME=value lines, one a flag (default: logs/params_<unix time>.csv)")
     add("--log_dir", default="logs", help="each run makes a folder in it for its model, scores and flags")
+    add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
+    add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")
 
     add = parser.add_argument_group("machine").add_argument
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
