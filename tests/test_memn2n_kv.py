@@ -431,3 +431,100 @@ def test_saved_and_loaded_network_is_the_same(reader, mask_padding, tmp_path):
     for inputs in (questions(values="others"), compact(questions())):
         for one, other in zip(answer(network, inputs), answer(loaded, inputs), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+# MemN2N's chain of readings, gates, linear start ------------------------------------------------
+
+
+def softmax(scores):
+    raised = np.exp(scores - scores.max())
+    return raised / raised.sum()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def expected_answer(network, keys, values, query, gates, linear=False, state_mask=None):
+    """Logits and attention of one question, bow reader and adjacent tying, as the papers have them."""
+    weights = {}
+    for variable in network.trainable_variables:
+        hop = variable.path.split("/")[-2].rpartition("_")[2]
+        name = f"{variable.name}_{hop}" if variable.name in ("G", "gate_bias") else variable.name
+        weights[name] = np.asarray(variable, np.float64)
+
+    def read(words, table):
+        words = words[words != 0]
+        i, n = np.arange(1, E + 1), len(words)
+        return sum((1 + 4 * (i / E - 0.5) * (j / n - 0.5)) * table[word - 1] for j, word in enumerate(words, 1))
+
+    state, attentions = read(query, weights["W_0"]), []
+    for h in range(H):
+        state = state if state_mask is None else state * state_mask[h]
+        told = [m for m in range(M) if keys[m].any()]
+        key = np.array([read(keys[m], weights[f"W_{h}"]) + weights[f"TK_{h}"][m] for m in told])
+        value = np.array([read(values[m], weights[f"W_{h + 1}"]) + weights[f"TV_{h}"][m] for m in told])
+        p = key @ state if linear else softmax(key @ state)
+        o = p @ value
+        attentions.append(np.bincount(told, p, minlength=M))
+        if gates == 0:
+            state = state + o
+        else:
+            gate = sigmoid(state @ weights[f"G_{h}"] + weights[f"gate_bias_{h}"])
+            state = gate * o + (1 - gate) * state if gates == 1 else gate[:E] * o + gate[E:] * state
+    return np.append(0, weights[f"W_{H}"] @ state), np.array(attentions)
+
+
+@pytest.mark.parametrize("gates", memn2n_kv.GATES)
+@pytest.mark.parametrize("linear", [False, True], ids=["softmax", "linear"])
+@pytest.mark.parametrize("values", ["keys", "others"])
+def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, linear, values):
+    network = make(tying="adjacent", gates=gates, encoding="length", mask_padding=True)
+    inputs = questions(values=values)
+    mask = np.random.default_rng(0).integers(0, 2, (8, H, E)).astype(np.float32)
+    for state_mask in (None, mask):
+        for form in (inputs, compact(inputs)):
+            form = form if state_mask is None else form | {"state_mask": mask}
+            logits, attention = network(form, return_attention=True, linear=keras.ops.convert_to_tensor(linear))
+            for i in range(8):
+                texts = (inputs[name][i] for name in ("memory_key", "memory_value", "query"))
+                expected = expected_answer(network, *texts, gates, linear, None if state_mask is None else mask[i])
+                for found, wanted in zip((logits[i], attention[i]), expected, strict=True):
+                    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@both_readers
+@pytest.mark.parametrize("gates", memn2n_kv.GATES)
+def test_gates_go_with_every_reader_and_tying(reader, gates, tmp_path):
+    for tying in memn2n_kv.TYINGS:
+        network = make(reader, tying=tying, gates=gates, mask_padding=True)
+        inputs = questions(values="others")
+        logits, attention = answer(network, inputs)
+        assert logits.shape == (8, V) and attention.shape == (8, H, M)
+        assert_same(answer(network, compact(inputs))[0], logits)
+        names = [variable.path for variable in network.trainable_variables]
+        assert len(set(names)) == len(names)
+        network.save(tmp_path / f"{tying}.keras")
+        assert_same(answer(keras.saving.load_model(tmp_path / f"{tying}.keras"), inputs)[0], logits)
+
+
+def test_every_weight_starts_with_numbers_of_its_own():
+    """One initializer object gives the same numbers each time it is asked."""
+    for network in (MemN2N_KV(V, J, M, E, E, H, tying=tying, gates=2) for tying in memn2n_kv.TYINGS):
+        random = [np.ravel(v)[: M * E] for v in network.trainable_variables if v.name != "gate_bias"]
+        assert len({values.tobytes() for values in random}) == len(random)
+
+
+def test_length_encoding_does_not_depend_on_padding():
+    words = np.array([[3, 4, 5], [6, 7, 0]])
+    weights = np.asarray(memn2n_kv.length_encoding(words, E))
+    padded = np.asarray(memn2n_kv.length_encoding(np.pad(words, [(0, 0), (0, 4)]), E))
+    np.testing.assert_allclose(padded[:, :3], weights, rtol=1e-6)
+    np.testing.assert_allclose(weights[0, 2], weights[1, 1], rtol=1e-6)  # last words weigh the same
+    np.testing.assert_allclose(weights[0, 2], 2 * np.arange(1, E + 1) / E, rtol=1e-6)  # 1 + 4 (i/E - 1/2) / 2
+
+
+@pytest.mark.parametrize(("name", "value"), [("tying", "layerwise"), ("gates", 3), ("encoding", "sine")])
+def test_unknown_variants(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        make(**{name: value})
