@@ -60,7 +60,7 @@ function row(label, attention, className) {
   head.scope = "row";
   made.append(head);
   for (const weight of attention) {
-    const cell = element("td", weight.toFixed(2), weight > 0.5 ? "dark" : "");
+    const cell = element("td", weight.toFixed(2), weight > 0.7 ? "dark" : "");
     cell.style.setProperty("--share", weight);
     made.append(cell);
   }

@@ -446,7 +446,7 @@ def save_attention(answer, path):
     axes.set_yticks(range(len(rows)), labels, parse_math=False)
     axes.set_xticks(range(hops), [f"hop {hop}" for hop in range(1, hops + 1)])
     for (row, hop), weight in np.ndenumerate(rows):
-        axes.text(hop, row, f"{weight:.2f}", ha="center", va="center", color="white" if weight > 0.5 else "black")
+        axes.text(hop, row, f"{weight:.2f}", ha="center", va="center", color="white" if weight > 0.6 else "black")
     word, probability = answer.top[0]
     figure.suptitle(f"{_shortened(answer.question)}  {word} ({probability:.2f})", parse_math=False)
     try:

@@ -77,7 +77,7 @@ def make_app(answerer, examples, host="127.0.0.1"):
 
     @app.get("/examples")
     def give_examples():
-        return {"tasks": examples, "limits": {"story": LONGEST_STORY, "question": LONGEST_QUESTION}}
+        return {"tasks": examples}
 
     @app.post("/answer")
     def answer():
