@@ -44,16 +44,6 @@ function truth() {
   return same ? example.truth : null;
 }
 
-function remarks(found) {
-  const made = [];
-  if (found.unknown.length) made.push(`Unknown words, which the model all reads as one: ${found.unknown.join(", ")}.`);
-  if (found.dropped.length) {
-    made.push(`The memory holds ${found.memory.length} statements: the oldest ${found.dropped.length} are dropped.`);
-  }
-  for (const { sentence, words } of found.cut) made.push(`Read without its end (${words.join(" ")}): ${sentence}`);
-  return made;
-}
-
 function row(label, attention, className) {
   const made = element("tr", "", className);
   const head = element("th", label);
@@ -79,7 +69,7 @@ function showAnswer(found) {
     line.append(element("span", word), element("span", probability.toFixed(2)), bar);
     return line;
   }));
-  at("remarks").replaceChildren(...remarks(found).map((sentence) => element("li", sentence)));
+  at("remarks").replaceChildren(...found.remarks.map((sentence) => element("li", sentence)));
   const heads = ["Memory, oldest first", ...found.empty.map((_, hop) => `hop ${hop + 1}`)];
   at("hops").replaceChildren(...heads.map((label) => element("th", label)));
   at("memory").replaceChildren(

@@ -26,8 +26,14 @@ from data_utils import InputError
 
 DEFAULT_MODEL = Path(__file__).resolve().parent / "pretrained" / "joint_1k.keras"
 REGISTERED_NAME = "memn2n_kv>MemN2N_KV"  # how Keras calls the network in a file
-SIZES = ("vocab_size", "sentence_size", "memory_size", "embedding_size", "feature_size", "hops")
-LARGEST_SIZE = 10_000  # of any one of them: a file may not ask for more memory than a model can need
+LARGEST = {  # sizes that a file may ask for, so that none can fill the machine's memory
+    "vocab_size": 100_000,
+    "sentence_size": 10_000,
+    "memory_size": 10_000,
+    "embedding_size": 2_000,
+    "feature_size": 2_000,
+    "hops": 100,
+}
 LARGEST_CONFIG = 10_000_000  # bytes
 BATCH_SIZE = 500
 TOP = 4
@@ -39,9 +45,9 @@ EXAMPLES = 5  # stories of each task to pick from
 def read_config(path):
     """Reads the configuration of a model file, and trusts none of it.
 
-    A `.keras` file names Python modules and classes that Keras would import to rebuild what was saved; Keras's
-    own safe mode is a list of what it has been taught to refuse. Here the file only gives plain values to the
-    one class that is expected, and Keras reads nothing but the weights.
+    A `.keras` file names Python modules and classes, and how far Keras goes in fetching them depends on its version
+    (before 3.9, any module: CVE-2025-1550). Here the file only gives plain values to the one class that is expected,
+    and Keras reads nothing but the weights.
 
     Args:
         path: a `.keras` file.
@@ -90,10 +96,10 @@ def _config_problem(config):
     """What is wrong with the configuration of a file, as half a sentence, or None."""
     if not isinstance(config, dict):
         return "there are no values"
-    for name in SIZES:
+    for name, largest in LARGEST.items():
         size = config.get(name)
-        if type(size) is not int or not 1 <= size <= LARGEST_SIZE:
-            return f"{name} is no whole number from 1 to {LARGEST_SIZE}"
+        if type(size) is not int or not 1 <= size <= largest:
+            return f"{name} is no whole number from 1 to {largest}"
     words = config.get("vocabulary")
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
         return "vocabulary is no list of words"
@@ -152,6 +158,19 @@ class Answer(NamedTuple):
     dropped: list  # statements that found no room in the memory, oldest first
     cut: list  # of (sentence, words of it that found no room)
 
+    def remarks(self):
+        """What the model could not read as it was told, in sentences; most answers have none."""
+        found = []
+        if self.unknown:
+            found.append(f"Unknown words, which the model all reads as one: {', '.join(self.unknown)}.")
+        if self.dropped:
+            which = "statement is" if len(self.dropped) == 1 else f"{len(self.dropped)} are"
+            room = len(self.statements)
+            found.append(f"The memory holds {room}: the oldest {which} dropped, up to {self.dropped[-1]!r}.")
+        for sentence, words in self.cut:
+            found.append(f"Too long a sentence, read without its end ({' '.join(words)}): {sentence}")
+        return found
+
     def as_dict(self):
         """The same in lists, strings and rounded numbers, for JSON."""
         return {
@@ -166,6 +185,7 @@ class Answer(NamedTuple):
             "unknown": self.unknown,
             "dropped": self.dropped,
             "cut": [{"sentence": sentence, "words": words} for sentence, words in self.cut],
+            "remarks": self.remarks(),
         }
 
 
@@ -189,7 +209,7 @@ class Answerer:
     def __init__(self, path=DEFAULT_MODEL):
         self.network = load_network(path)
         self.config = self.network.config
-        self.words = (None, *self.config["vocabulary"])
+        self.words = ("<NIL>", *self.config["vocabulary"])  # padding is one of the V words, so it may be an answer
         self.vocabulary = {word: number for number, word in enumerate(self.config["vocabulary"], start=1)}
 
     def answer(self, questions, top=TOP):
@@ -226,7 +246,7 @@ class Answerer:
             probabilities, attention = self._probabilities(encoded, some)
             likeliest = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]  # the first is the argmax
             for story, row, words, looked in zip(stories[some], probabilities, likeliest, attention, strict=True):
-                found = [(self._word(word), float(row[word])) for word in words]
+                found = [(self.words[word], float(row[word])) for word in words]
                 answers.append(self._explained(*story, found, looked))
         return answers
 
@@ -254,9 +274,6 @@ class Answerer:
         logits, attention = map(np.asarray, self.network(inputs, return_attention=True))
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True), attention
-
-    def _word(self, number):
-        return self.words[number] or "<NIL>"  # a network may answer with padding, as it is one of its V words
 
     def _explained(self, statements, question, top, looked):
         """The `Answer` for one story; looked: (H, M)."""
@@ -498,26 +515,12 @@ class Screen:
         rows = [*zip(answer.attention, answer.statements, strict=True), (answer.empty, "(empty slots)")]
         for weights, statement in rows:
             print("  " + "".join(self._cell(weight) for weight in weights) + _printable(statement))
-        for remark in remarks(answer):
+        for remark in answer.remarks():
             print(_printable(remark))
 
     def _cell(self, weight):
         shade = self.shades[min(4, int(weight * 5))] * 2
         return f"{weight:.2f} {self._styled(shade, 34)}  "
-
-
-def remarks(answer):
-    """What the model could not read as it was told, in sentences; most answers have none."""
-    found = []
-    if answer.unknown:
-        found.append(f"Unknown words, which the model all reads as one: {', '.join(answer.unknown)}.")
-    if answer.dropped:
-        room = len(answer.statements)
-        which = "the oldest statement is" if len(answer.dropped) == 1 else f"the oldest {len(answer.dropped)} are"
-        found.append(f"The memory holds {room} statements: {which} dropped, up to {answer.dropped[-1]!r}.")
-    for sentence, words in answer.cut:
-        found.append(f"Too long a sentence, read without its end ({' '.join(words)}): {sentence}")
-    return found
 
 
 def answer_all(answerer, asked, top, as_json, table):
@@ -699,7 +702,7 @@ def serve_page(flags):
         raise InputError("--web needs more packages: pip install -r requirements-web.txt.") from error
     answerer = Answerer(flags.model)
     tasks = [task for task in answerer.config.get("tasks") or babi_simulator.TASKS if task in babi_simulator.TASKS]
-    ask_web.serve(answerer, examples(flags.data_dir, tasks), flags.host, flags.port)
+    ask_web.serve(answerer, examples(flags.data_dir, tasks), flags.top, flags.host, flags.port)
 
 
 def command():

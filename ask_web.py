@@ -29,12 +29,13 @@ HEADERS = {
 }
 
 
-def make_app(answerer, examples, host="127.0.0.1"):
+def make_app(answerer, examples, top, host="127.0.0.1"):
     """The Flask application.
 
     Args:
         answerer: `ask.Answerer`.
         examples: list of tasks as `ask.examples` gives it.
+        top: how many words to give for an answer.
         host: the address or name it is served at.
 
     Returns:
@@ -86,7 +87,7 @@ def make_app(answerer, examples, host="127.0.0.1"):
             return {"error": "Expected a request in JSON (Content-Type: application/json)."}, 415
         try:
             statements, question = _asked(flask.request.get_json(silent=True))
-            (found,) = answerer.answer([(statements, question)])
+            (found,) = answerer.answer([(statements, question)], top)
         except InputError as error:
             return {"error": str(error)}, 400
         return found.as_dict()
@@ -121,11 +122,11 @@ def _asked(body):
     return [line.strip() for line in story.splitlines() if line.strip()], question.strip()
 
 
-def serve(answerer, examples, host, port):
+def serve(answerer, examples, top, host, port):
     """Serves the page until Ctrl-C.
 
     Args:
-        answerer, examples: see `make_app`.
+        answerer, examples, top: see `make_app`.
         host: address to listen at.
         port: port to listen at; 0 for any that is free.
 
@@ -133,7 +134,8 @@ def serve(answerer, examples, host, port):
         InputError: nothing can listen there.
     """
     try:
-        server = waitress.create_server(make_app(answerer, examples, host), host=host, port=port, threads=2, ident=None)
+        app = make_app(answerer, examples, top, host)
+        server = waitress.create_server(app, host=host, port=port, threads=2, ident=None)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error
