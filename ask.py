@@ -519,7 +519,7 @@ class Screen:
             print(_printable(remark))
 
     def _cell(self, weight):
-        shade = self.shades[min(4, int(weight * 5))] * 2
+        shade = self.shades[0 if weight < 0.05 else min(4, 1 + int(4 * weight))] * 2
         return f"{weight:.2f} {self._styled(shade, 34)}  "
 
 
@@ -640,9 +640,10 @@ class Dialogue:
         question = asked[int(number) - 1]
         self.statements = list(question.statements)
         print(_printable(question.question))
-        self._ask(question.question)
+        answer = self._ask(question.question)
         if question.truth:
-            print(f"The file's answer: {_printable(question.truth)}")
+            verdict = "right" if answer == question.truth else "wrong"
+            print(f"The file's answer: {_printable(question.truth)} ({verdict})")
 
     def _ask(self, question):
         (answer,) = self.answerer.answer([(self.statements, question)], self.top)
@@ -650,6 +651,7 @@ class Dialogue:
         if self.picture:
             save_attention(answer, self.picture)
             print(f"Heat map in {self.picture}")
+        return answer.answer
 
 
 # --- flags ----------------------------------------------------------------------------------------------
@@ -668,7 +670,7 @@ def flag_parser():
     add = parser.add_argument_group("page").add_argument
     add("--web", action="store_true", help="serve a page to ask with the browser")
     add("--host", default="127.0.0.1", help="address to serve at; any other than this lets other machines in")
-    add("--port", type=int, default=8000, help="port to serve at (default: 8000)")
+    add("--port", type=babi_simulator.question_count, default=8000, help="port to serve at (default: 8000)")
     add("--data_dir", help=f"bAbI files for examples (default: {data_utils.PUBLISHED}, or else simulated)")
     return parser
 

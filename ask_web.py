@@ -128,7 +128,7 @@ def serve(answerer, examples, top, host, port):
     Args:
         answerer, examples, top: see `make_app`.
         host: address to listen at.
-        port: port to listen at; 0 for any that is free.
+        port: port to listen at.
 
     Raises:
         InputError: nothing can listen there.
@@ -137,10 +137,10 @@ def serve(answerer, examples, top, host, port):
         app = make_app(answerer, examples, top, host)
         server = waitress.create_server(app, host=host, port=port, threads=2, ident=None)
     except (OSError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error
     shown = f"[{host}]" if ":" in host else host
-    print(f"Ask at http://{shown}:{server.effective_port}/ (Ctrl-C ends it).", flush=True)
+    print(f"Ask at http://{shown}:{port}/ (Ctrl-C ends it).", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("Other machines can reach it, too.", file=sys.stderr)
     server.run()
