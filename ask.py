@@ -106,8 +106,9 @@ def _config_problem(config):
     if len(words) + 1 != config["vocab_size"] or len(set(words)) != len(words) or data_utils.UNKNOWN not in words:
         return f"vocabulary does not fit vocab_size, repeats a word or lacks {data_utils.UNKNOWN}"
     tasks = config.get("tasks")
-    if tasks is not None and (not isinstance(tasks, list) or not all(type(task) is int for task in tasks)):
-        return "tasks is no list of task numbers"
+    if tasks is not None:
+        if not isinstance(tasks, list) or not all(type(task) is int and task in babi_simulator.TASKS for task in tasks):
+            return "tasks is no list of task numbers"
     return None
 
 
@@ -703,7 +704,7 @@ def serve_page(flags):
     except ImportError as error:
         raise InputError("--web needs more packages: pip install -r requirements-web.txt.") from error
     answerer = Answerer(flags.model)
-    tasks = [task for task in answerer.config.get("tasks") or babi_simulator.TASKS if task in babi_simulator.TASKS]
+    tasks = answerer.config.get("tasks") or babi_simulator.TASKS
     ask_web.serve(answerer, examples(flags.data_dir, tasks), flags.top, flags.host, flags.port)
 
 

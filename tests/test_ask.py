@@ -418,6 +418,7 @@ def test_weights_that_do_not_fit_are_refused(variant):
         ("vocabulary", ["one", 2]),
         ("vocabulary", ["one", "<UNK>"]),
         ("tasks", [{"class_name": "Task"}]),
+        ("tasks", [99]),
     ],
 )
 def test_a_configuration_of_other_values_is_refused(variant, name, value):
