@@ -4,6 +4,7 @@ import ast
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -57,3 +58,39 @@ class Original:
 def original(request):
     """The numbers of the original model, and the relative error that is allowed."""
     return Original(*request.param)
+
+
+class Trained(NamedTuple):
+    """What a short run of `single.py` on simulated stories of task 1 left."""
+
+    model: str
+    data_dir: str
+    accuracy: str  # on the test file, as the score file has it
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A model that a person could ask about task 1, trained in seconds."""
+    import babi_simulator
+    import single
+
+    folder = tmp_path_factory.mktemp("trained")
+    babi_simulator.write_files(str(folder / "en"), [1], 1000, 1000, seed=0)
+    log_dir = folder / "logs"
+    single.main(
+        [
+            *("--data_dir", str(folder / "en"), "--random_state", "0", "--epochs", "60"),
+            *("--output_file", str(folder / "scores.csv"), "--log_dir", str(log_dir), "--learning_rate", "0.005"),
+        ]
+    )
+    (model,) = log_dir.glob("*/model_task1.keras")
+    (row,) = (folder / "scores.csv").read_text().splitlines()[1:]
+    return Trained(str(model), str(folder / "en"), row.split(",")[1])
+
+
+@pytest.fixture(scope="session")
+def answerer(trained):
+    """An `ask.Answerer` of the trained model."""
+    import ask
+
+    return ask.Answerer(trained.model)

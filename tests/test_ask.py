@@ -1,0 +1,536 @@
+"""Asking a trained model: answers, files, the terminal, and model files that are none."""
+
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ask
+import data_utils
+from data_utils import InputError
+
+STORY = ["Mary went to the kitchen.", "John moved to the garden."]
+SCRIPT = ask.__file__
+
+
+def plain(lines):
+    """Standard input that is no terminal."""
+    return io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
+
+
+def test_file(trained):
+    (path,) = Path(trained.data_dir).glob("qa1_*_test.txt")
+    return str(path)
+
+
+test_file.__test__ = False
+
+
+# Answers ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_says_what_and_where(answerer):
+    (answer,) = answerer.answer([(STORY, "Where is Mary?")])
+    assert (answer.question, answer.answer, answer.statements) == ("Where is Mary?", "kitchen", STORY)
+    words, probabilities = zip(*answer.top, strict=True)
+    assert words[0] == "kitchen" and len(set(words)) == ask.TOP
+    assert list(probabilities) == sorted(probabilities, reverse=True) and probabilities[0] > 0.5
+    hops = answerer.config["hops"]
+    assert answer.attention.shape == (2, hops) and answer.empty.shape == (hops,)
+    np.testing.assert_allclose(answer.attention.sum(axis=0) + answer.empty, 1, rtol=1e-5)
+    assert answer.attention[0, -1] > 0.5 > answer.attention[1, -1]
+    assert answer.unknown == answer.dropped == answer.cut == []
+
+
+def test_a_full_list_of_words_has_all_probability(answerer):
+    (answer,) = answerer.answer([(STORY, "Where is John?")], top=10_000)
+    assert len(answer.top) == answerer.config["vocab_size"]
+    assert sum(probability for _, probability in answer.top) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_batch_gives_what_single_questions_give(answerer, trained, monkeypatch):
+    asked = [(q.statements, q.question) for q in ask.read_file(test_file(trained))[:23]]
+    monkeypatch.setattr(ask, "BATCH_SIZE", 7)
+    together = answerer.answer(asked)
+    for one, question in zip(together, asked, strict=True):
+        (alone,) = answerer.answer([question])
+        assert alone.statements == one.statements and alone.answer == one.answer
+        np.testing.assert_allclose(alone.attention, one.attention, atol=1e-5)
+    assert answerer.answer([]) == []
+
+
+def test_sentences_may_be_tokens(answerer):
+    tokens = [("mary", "went", "to", "the", "kitchen"), ("john", "moved", "to", "the", "garden")]
+    (told,), (tokenized,) = answerer.answer([(STORY, "Where is Mary?")]), answerer.answer(
+        [(tokens, ("where", "is", "mary"))]
+    )
+    assert told.top == tokenized.top and tokenized.question == "where is mary"
+
+
+def test_unknown_words_long_stories_and_long_sentences_are_named(answerer):
+    room, longest = answerer.config["memory_size"], answerer.config["sentence_size"]
+    ending = [f"word{i}" for i in range(longest)]
+    story = ["Bilbo left."] + ["John went to the office."] * room + ["Bilbo went to " + " ".join(ending) + "."]
+    (answer,) = answerer.answer([(story, "Where is Frodo?")])
+    assert len(answer.statements) == room and answer.statements[-1] == story[-1]
+    assert answer.dropped == story[:2]
+    assert answer.unknown == ["bilbo", *ending[: longest - 3], "frodo"]
+    assert answer.cut == [(story[-1], ending[longest - 3 :])]
+    said = " ".join(answer.remarks())
+    assert "bilbo" in said and f"holds {room}: the oldest 2 are dropped" in said and ending[-1] in said
+
+
+def test_an_empty_memory_is_no_error(answerer):
+    (answer,) = answerer.answer([([], "Where is Mary?")])
+    assert answer.statements == [] and answer.attention.shape == (0, answerer.config["hops"])
+    np.testing.assert_allclose(answer.empty, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("statements", "question"), [(["."], "Where is Mary?"), (STORY, " ? ")])
+def test_a_sentence_without_words_is_refused(answerer, statements, question):
+    with pytest.raises(InputError, match="expected a sentence"):
+        answerer.answer([(statements, question)])
+
+
+def test_a_thousand_questions_take_less_than_a_second(answerer, trained):
+    asked = [(q.statements, q.question) for q in ask.read_file(test_file(trained))]
+    answerer.answer(asked[:1])
+    start = time.process_time()  # of both cores together, so stricter, but blind to what else the machine does
+    assert len(answerer.answer(asked)) == 1000
+    assert time.process_time() - start < 1
+
+
+def test_loading_takes_less_than_half_a_second_after_tensorflow(trained):
+    start = time.process_time()
+    ask.Answerer(trained.model)
+    assert time.process_time() - start < 0.5
+
+
+# Files of questions -----------------------------------------------------------------------------
+
+
+def same_as_training_reads(path):
+    asked, examples = ask.read_file(path), data_utils.get_stories(path)
+    tokens = data_utils._sentence_tokens
+    assert [(tuple(map(tokens, q.statements)), tokens(q.question), q.truth, q.story) for q in asked] == [
+        tuple(example) for example in examples
+    ]
+
+
+def test_bAbI_files_are_read_as_training_reads_them(small_corpus):
+    for path in sorted(small_corpus.glob("*.txt")):
+        same_as_training_reads(path)
+
+
+def test_published_files_are_read_as_training_reads_them(published):
+    for path in sorted((published / "en").glob("qa*_test.txt")):
+        same_as_training_reads(path)
+
+
+def test_plain_sentences_are_read_too():
+    asked = ask.read_questions(["A b.", "", "C d.", "Where is c?\tD", "E f", "Where?", " "], "text")
+    assert asked == [
+        (("C d.",), "Where is c?", "d", 1, 4),
+        (("C d.", "E f"), "Where?", None, 1, 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "text: expected at least one question"),
+        ("Mary left.", "text: expected at least one question"),
+        ("1 Mary left.\nJohn left.\n2 Who?", "text, line 2: expected a line number .* 'John left.'"),
+        ("1 Mary left.\n\n2 Who?", "text, line 2: expected a line number"),
+        ("1 Mary left.\n3 Who?", "text, line 2: expected line number 2 or 1, found 3"),
+        ("2 Mary left.\n3 Who?", "text, line 1: expected line number 1, found 2"),
+        ("Mary left.\n1 John left.\nWho?", "text, line 2: expected a sentence without a number"),
+        ("Mary left.\n?", "text, line 2: expected a sentence, .* no word"),
+        ("Mary left.\n.\nWho?", "text, line 2: expected a sentence, .* no word"),
+    ],
+)
+def test_a_malformed_text_is_one_sentence_with_its_line(text, problem):
+    with pytest.raises(InputError, match=problem):
+        ask.read_questions(text.split("\n"), "text")
+
+
+def test_other_bytes_than_utf_8_are_one_sentence(tmp_path):
+    (tmp_path / "story.txt").write_bytes(b"Mary left.\nJohn\xff left.\nWho?\n")
+    with pytest.raises(InputError, match="line 2: expected UTF-8"):
+        ask.read_file(str(tmp_path / "story.txt"))
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        ask.read_file(str(tmp_path / "nowhere.txt"))
+
+
+def test_a_test_file_gives_the_accuracy_of_the_score_file(trained, capsys):
+    ask.main(["--model", trained.model, "--story", test_file(trained)])
+    *lines, last = capsys.readouterr().out.splitlines()
+    right = sum(line.endswith(", right") for line in lines)
+    assert len(lines) == 1000 and right + sum(", wrong, the truth is " in line for line in lines) == 1000
+    assert last == f"accuracy {trained.accuracy} ({right} of 1000 questions)"
+    assert 500 < right
+
+
+def test_json_has_an_object_a_line(trained, capsys):
+    ask.main(["--model", trained.model, "--story", test_file(trained), "--json", "--top", "2"])
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(found) == 1000
+    assert f"{np.mean([answer['right'] for answer in found]):.4f}" == trained.accuracy
+    fields = "line question answer top memory empty unknown dropped cut remarks truth right"
+    assert list(found[0]) == fields.split()
+    assert all(a["right"] == (a["answer"] == a["truth"] == a["top"][0]["word"]) for a in found)
+    assert len(found[0]["top"]) == 2 and len(found[0]["memory"][0]["attention"]) == len(found[0]["empty"])
+
+
+def test_a_question_without_truth_is_neither_right_nor_wrong(trained, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", plain(["1 Mary went to the kitchen.", "2 Where is Mary?"]))
+    ask.main(["--model", trained.model, "--json"])
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (found["answer"], found["truth"], found["right"]) == ("kitchen", None, None)
+    monkeypatch.setattr(sys, "stdin", plain(["1 Mary went to the kitchen.", "2 Where is Mary?"]))
+    ask.main(["--model", trained.model])
+    printed = capsys.readouterr().out
+    assert "kitchen" in printed and "hop 1" in printed and "accuracy" not in printed
+
+
+def test_a_table_can_be_asked_for(trained, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", plain([*STORY, "Where is Mary?\tkitchen"]))
+    ask.main(["--model", trained.model, "--table"])
+    printed = capsys.readouterr().out
+    assert "kitchen, right" in printed and "hop 1" in printed
+    assert printed.endswith("accuracy 1.0000 (1 of 1 questions)\n")
+
+
+# The screen -------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def __init__(self, encoding):
+        super().__init__()
+        self._encoding = encoding
+
+    encoding = property(lambda self: self._encoding)
+
+    def isatty(self):
+        return True
+
+
+def test_shading_is_what_the_screen_can_show(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert ask.Screen(Terminal("utf-8")).shades == " ░▒▓█"
+    assert ask.Screen(Terminal("ascii")).shades.isascii()
+    assert ask.Screen(Terminal("utf-8")).coloured and not ask.Screen(io.StringIO()).coloured
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not ask.Screen(Terminal("utf-8")).coloured
+
+
+def test_the_table_has_a_row_a_statement_and_a_column_a_hop(answerer, capsys):
+    (answer,) = answerer.answer([([STORY[0], "John \x1b[2J moved."], "Where is Mary?")])
+    ask.Screen(sys.stdout).print_answer(answer)
+    first, head, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("kitchen ")
+    assert head.split() == ["hop", "1", "hop", "2", "hop", "3", "memory"]
+    for row, weights, text in zip(
+        rows, [*answer.attention, answer.empty], [STORY[0], "John ?[2J moved.", "(empty slots)"], strict=False
+    ):
+        assert row.endswith(text)  # and an escape sequence does not reach the terminal
+        assert [part for part in row.split() if part[0].isdigit()][:3] == [f"{weight:.2f}" for weight in weights]
+
+
+# The dialogue -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dialogue(answerer):
+    return ask.Dialogue(answerer, top=ask.TOP)
+
+
+def test_statements_can_be_taken_back(dialogue, capsys):
+    for line in [*STORY, "Mary went to the office.", "/undo"]:
+        assert dialogue.take(line)
+    assert dialogue.statements == STORY
+    assert "Taken back: Mary went to the office." in capsys.readouterr().out
+    assert dialogue.take("/clear") and dialogue.statements == []
+    assert dialogue.take("/undo") and "There is no statement." in capsys.readouterr().out
+    assert not dialogue.take("/quit")
+
+
+def test_an_example_can_be_loaded(dialogue, trained, capsys):
+    path = test_file(trained)
+    assert dialogue.take(f"/load {path} 3")
+    third = ask.read_file(path)[2]
+    printed = capsys.readouterr().out
+    assert dialogue.statements == list(third.statements)
+    assert third.question in printed and f"The file's answer: {third.truth}" in printed
+    assert dialogue.take(f"/load {path}") and dialogue.statements == list(ask.read_file(path)[0].statements)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/load", "expected a file name"),
+        ("/load nowhere.txt 3", "nowhere.txt: cannot be read"),
+        ("/load {path} 1001", "from 1 to 1000"),
+        ("/lod", "no such command"),
+        ("?", "no word"),
+        ("...", None),
+        ("", None),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_the_dialogue_goes_on(dialogue, trained, capsys, line, said):
+    assert dialogue.take(line.format(path=test_file(trained)))
+    printed = capsys.readouterr().out
+    assert said in printed if said else printed == ""
+
+
+class Person:
+    """Someone at a terminal: types lines into a script and reads what it shows."""
+
+    def __init__(self, *arguments):
+        self.terminal, its_side = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, SCRIPT, *arguments], stdin=its_side, stdout=its_side, stderr=its_side, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(its_side)
+        self.shown = ""
+
+    def read_until(self, text, seconds=60):
+        """What is shown up to a text."""
+        end = time.monotonic() + seconds
+        while text not in self.shown:
+            ready, _, _ = select.select([self.terminal], [], [], max(0, end - time.monotonic()))
+            assert ready, f"{text!r} was not shown, but {self.shown!r}"
+            try:
+                self.shown += os.read(self.terminal, 65536).decode()
+            except OSError:  # the other side is closed
+                raise AssertionError(f"{text!r} was not shown, but {self.shown!r}") from None
+        before, self.shown = self.shown.split(text, 1)
+        return before
+
+    def type(self, line):
+        os.write(self.terminal, f"{line}\n".encode())
+        self.read_until(line)  # the terminal's echo
+
+    def leave(self, key):
+        os.write(self.terminal, key)
+        status = self.process.wait(timeout=60)
+        os.close(self.terminal)
+        return status
+
+
+def test_a_dialogue_at_a_terminal(trained):
+    person = Person("--model", trained.model)
+    assert "Traceback" not in person.read_until("/help lists the commands.")
+    for line in (*STORY, "Mary went to the hallwai.", "/undo", "Where is Mary?"):
+        person.type(line)
+    shown = person.read_until("(empty slots)")
+    assert "kitchen" in shown and "hop 3" in shown and all(statement in shown for statement in STORY)
+    person.type("/story")
+    assert "hallwai" not in person.read_until(STORY[1])
+    assert person.leave(b"\x04") == 0
+
+
+@pytest.mark.parametrize("key", [b"\x04", b"\x03"], ids=["Ctrl-D", "Ctrl-C"])
+def test_the_dialogue_ends_without_a_word(dialogue, monkeypatch, capsys, key):
+    def typed(prompt):
+        raise EOFError if key == b"\x04" else KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", typed)
+    dialogue.run()
+    assert capsys.readouterr().out.endswith("commands.\n\n")
+
+
+# Model files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def variant(trained, tmp_path):
+    """Makes a model file like the trained one, with another configuration or other weights."""
+
+    def make(change=lambda saved: None, weights=None):
+        path = tmp_path / "variant.keras"
+        with zipfile.ZipFile(trained.model) as original, zipfile.ZipFile(path, "w") as changed:
+            saved = json.loads(original.read("config.json"))
+            change(saved)
+            changed.writestr("metadata.json", original.read("metadata.json"))
+            changed.writestr("config.json", json.dumps(saved))
+            changed.writestr("model.weights.h5", original.read("model.weights.h5") if weights is None else weights)
+        return str(path)
+
+    return make
+
+
+def test_a_model_file_carries_all_that_is_needed(variant):
+    assert ask.Answerer(variant()).answer([(STORY, "Where is John?")])[0].answer == "garden"
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused(trained, tmp_path, share):
+    content = Path(trained.model).read_bytes()
+    path = tmp_path / "model.keras"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match="model.keras: expected a model.keras file"):
+        ask.Answerer(str(path))
+
+
+def test_a_file_with_one_wrong_byte_is_refused(trained, tmp_path):
+    content = bytearray(Path(trained.model).read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "model.keras"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        ask.Answerer(str(path))
+
+
+def test_weights_that_do_not_fit_are_refused(variant):
+    for weights in (b"", b"something else"):
+        with pytest.raises(InputError, match="do not fit"):
+            ask.Answerer(variant(weights=weights))
+    with pytest.raises(InputError, match="do not fit"):
+        ask.Answerer(variant(lambda saved: saved["config"].update(feature_size=41)))
+    with pytest.raises(InputError, match="do not fit"):
+        ask.Answerer(variant(lambda saved: saved["config"].update(reader="telepathy")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory_size", 0),
+        ("memory_size", "20"),
+        ("hops", True),
+        ("hops", 10**9),
+        ("feature_size", 2.5),
+        ("embedding_size", None),
+        ("vocabulary", None),
+        ("vocabulary", {"class_name": "__lambda__"}),
+        ("vocabulary", ["one", 2]),
+        ("vocabulary", ["one", "<UNK>"]),
+        ("tasks", [{"class_name": "Task"}]),
+        ("tasks", [99]),
+    ],
+)
+def test_a_configuration_of_other_values_is_refused(variant, name, value):
+    with pytest.raises(InputError, match=f"configuration in which {name}"):
+        ask.Answerer(variant(lambda saved: saved["config"].update({name: value})))
+
+
+def named(module):
+    return {"module": module, "class_name": "Evil", "registered_name": "Evil", "config": {}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved, evil: saved.update(named(evil)),
+        lambda saved, evil: saved.update({"class_name": "Functional", "registered_name": None}),
+        lambda saved, evil: saved["config"].update(activity_regularizer=named(evil)),
+        lambda saved, evil: saved["config"].update(inputs=named(evil)),
+        lambda saved, evil: saved["config"].update(kwargs=named(evil)),
+        lambda saved, evil: saved["config"].update(reader=named(evil)),
+        lambda saved, evil: saved["config"].update(dtype=named(evil), name=named(evil)),
+        lambda saved, evil: saved.update(module=evil, build_config=named(evil), compile_config={"loss": named(evil)}),
+    ],
+)
+def test_nothing_that_a_file_names_is_run(variant, tmp_path, monkeypatch, change):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('this ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = variant(lambda saved: change(saved, "evil_module"))
+    try:
+        found = ask.Answerer(path).answer([(STORY, "Where is Mary?")])
+    except InputError:
+        pass
+    else:  # what the file named was not looked at, and is not needed
+        assert found[0].answer == "kitchen"
+    assert "evil_module" not in sys.modules
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def test_the_attention_is_drawn(trained, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "attention.png"
+    monkeypatch.setattr(sys, "stdin", plain([r"Mary paid $\frac{ and 5$.", *STORY, "Where is Mary?"]))
+    ask.main(["--model", trained.model, "--save_attention", str(path)])
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_sentence(tmp_path, monkeypatch):
+    for path in (tmp_path / "nowhere" / "a.png", tmp_path / "a.jpg"):
+        with pytest.raises(InputError, match="ends in .png, in a folder that exists"):
+            ask.main(["--save_attention", str(path)])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match="pip install matplotlib"):
+        ask.main(["--save_attention", str(tmp_path / "a.png")])
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+def run(*arguments, text="", **environment):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], input=text, text=True, capture_output=True, timeout=120,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_the_command_answers_standard_input(trained):
+    text = "\n".join([*STORY, "Where is Mary?\n"])
+    done = run("--model", trained.model, text=text, PYTHONIOENCODING="ascii", TF_CPP_MIN_LOG_LEVEL="3")
+    assert (done.returncode, done.stderr) == (0, "")
+    question, answer, _, first, *_ = done.stdout.splitlines()
+    assert question == "line 3: Where is Mary?" and answer.startswith("kitchen ")
+    assert first.endswith(STORY[0]) and "##" in first and "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "said"),
+    [
+        (["--model", "nowhere.keras"], "A b.\nWho?", "nowhere.keras: cannot be read: No such file"),
+        (["--model", "{folder}"], "A b.\nWho?", "is a folder; expected a model.keras file"),
+        (["--model", "{folder}/story.txt"], "A b.\nWho?", "found a file of another name"),
+        (["--model", "{folder}/story.keras"], "A b.\nWho?", "story.keras: expected a model.keras file"),
+        (["--story", "{folder}/story.txt"], "", "line 2: expected a sentence without a number"),
+        ([], "A b.", "standard input: expected at least one question"),
+        (["--web", "--json"], "", "--json does not go with --web"),
+        (["--top", "0"], "", "--top"),
+        (["--port", "high", "--web"], "", "--port"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence_and_status_2(tmp_path, arguments, text, said):
+    for name in ("story.txt", "story.keras"):
+        (tmp_path / name).write_text("Mary left.\n1 John left.\nWho?\n")
+    done = run(*(argument.format(folder=tmp_path) for argument in arguments), text=text)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("ask.py: ") and said in done.stderr
+
+
+def test_the_page_without_its_packages_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ask_web", None)
+    with pytest.raises(InputError, match="pip install -r requirements-web.txt"):
+        ask.main(["--web"])
+
+
+@pytest.mark.parametrize(("stopped_by", "status"), [(KeyboardInterrupt(), 130), (InputError("No."), 2)])
+def test_the_command_ends_without_a_traceback(monkeypatch, capsys, stopped_by, status):
+    def main():
+        raise stopped_by
+
+    monkeypatch.setattr(ask, "main", main)
+    monkeypatch.setattr(sys, "stdin", plain([]))
+    with pytest.raises(SystemExit) as stopped:
+        ask.command()
+    assert stopped.value.code == status
+    assert capsys.readouterr().err == ("" if status == 130 else "ask.py: No.\n")
