@@ -27,6 +27,7 @@ from memn2n_kv import READERS, MemN2N_KV
 
 HEADER = "Task,Testing Accuracy,Training Accuracy,Validation Accuracy"
 SINGLE, JOINT = single.__file__, joint.__file__
+RECIPES = Path(joint.__file__).parent / "recipes"
 
 both_readers = pytest.mark.parametrize("reader", READERS)
 both_scripts = pytest.mark.parametrize("script", [single, joint], ids=["single", "joint"])
@@ -684,3 +685,127 @@ def test_scores_and_flags_need_two_files(tmp_path):
     with pytest.raises(data_utils.InputError, match="cannot hold scores and flags"):
         joint.main(["--output_file", path, "--param_output_file", path])
     assert not any(tmp_path.iterdir())
+
+
+# Noise, dropout, schedules ----------------------------------------------------------------------
+
+
+def test_empty_slots_are_put_between_statements_and_nothing_changes_its_order():
+    slots = np.tile(np.arange(1, 201, dtype=np.int32), (50, 1))
+    moved = np.asarray(training.insert_empty_slots(slots, 0.1, seed=(1, 2)))
+    assert moved.shape == slots.shape
+    for row in moved:
+        told = row[row > 0]
+        np.testing.assert_array_equal(told, np.arange(1, len(told) + 1))  # the oldest fall off the end
+    share = np.mean(moved == 0)
+    assert 0.08 < share < 0.1  # 0.1 / 1.1 of all places
+    np.testing.assert_array_equal(training.insert_empty_slots(slots, 0.1, seed=(1, 2)), moved)
+    assert (np.asarray(training.insert_empty_slots(slots, 0.1, seed=(1, 3))) != moved).any()
+    np.testing.assert_array_equal(training.insert_empty_slots(slots, 0.0, seed=(1, 2)), slots)
+
+
+def test_dropout_takes_its_share_after_the_linear_start():
+    examples = numbered_examples(400, slots=6, sentence_size=8)
+    stream = iter(
+        training.batches(
+            examples, 400, seed=1, word_dropout=0.2, state_dropout=0.3, state_shape=(2, 50), dropout_from=1
+        )
+    )
+    for epoch in range(2):
+        inputs, answer, _ = next(stream)
+        query, mask = np.asarray(inputs["query"]), np.asarray(inputs["state_mask"])
+        dropped = query != examples.query[np.asarray(answer)]
+        assert mask.shape == (400, 2, 50) and (query[dropped] == 0).all()
+        if epoch == 0:
+            assert not dropped.any() and (mask == 1).all()
+        else:
+            assert 0.17 < dropped.mean() < 0.23
+            assert 0.28 < np.mean(mask == 0) < 0.32
+            np.testing.assert_allclose(mask[mask > 0], 1 / 0.7, rtol=1e-6)  # the expectation stays
+
+
+def test_gradients_are_clipped_as_one():
+    trainer = training.Trainer(make_network(), max_grad_norm=2.0, clip="global")
+    gradient = np.random.default_rng(0).normal(size=trainer.vector.shape).astype(np.float32)
+    clipped = np.asarray(trainer.clip(gradient))
+    np.testing.assert_allclose(clipped, gradient * 2 / np.linalg.norm(gradient), rtol=1e-4)
+    small = gradient / 1000
+    np.testing.assert_allclose(trainer.clip(small), small, rtol=1e-6)
+
+
+def test_rate_is_half_in_the_linear_start_and_then_a_staircase():
+    rate = training.Rate(0.8, decay_steps=10, decay_rate=0.5, linear_steps=5)
+    steps = [0, 4, 5, 14, 15, 24, 25]
+    np.testing.assert_allclose([float(rate(step)) for step in steps], [0.4, 0.4, 0.8, 0.8, 0.4, 0.4, 0.2], rtol=1e-6)
+    assert training.Rate(**rate.get_config()).get_config() == rate.get_config()
+
+
+# Recipes and restarts ---------------------------------------------------------------------------
+
+
+def test_recipe_holds_flags_and_later_flags_override_it(tmp_path):
+    recipe = tmp_path / "small.flags"
+    recipe.write_text("# a comment\n--hops 2  # another\n\n--epochs 7 --log_dir 'two words'\n")
+    flags = joint.flag_parser().parse_args([f"@{recipe}", "--epochs", "9"])
+    assert (flags.hops, flags.epochs, flags.log_dir) == (2, 9, "two words")
+    assert joint.flag_parser().parse_args(["--epochs", "9", f"@{recipe}"]).epochs == 7
+    assert flags.command.endswith(f"@{recipe} --epochs 9")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["no.flags", "No such file"]),
+        (b"\xff\xfe", ["no.flags", "UTF-8"]),
+        (b"--hops 2\n--epochs '7\n", ["no.flags", "line 2", "quot"]),
+        (b"hello there\n", ["no.flags", "line 1", "'hello'"]),
+        (b"--hops two\n", ["--hops", "two"]),
+        (b"--colour red\n", ["--colour"]),
+    ],
+)
+def test_bad_recipe(content, words, tmp_path, capsys):
+    path = tmp_path / "no.flags"
+    if content is not None:
+        path.write_bytes(content)
+    assert_refused(capsys, joint, [f"@{path}"], *words)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.flags")), ids=lambda path: path.name)
+def test_recipes_are_understood(recipe):
+    script = single if recipe.stem.endswith("single") or recipe.stem.startswith("single") else joint
+    found = vars(script.flag_parser().parse_args([f"@{recipe}"]))
+    if recipe.stem.startswith("original"):  # it spells out the defaults
+        assert found == vars(script.flag_parser().parse_args([])) | {"command": found["command"]}
+    else:
+        assert found["tying"] == "adjacent"
+
+
+RECIPE = "--tying adjacent --gates 2 --encoding length --mask_padding True --optimizer sgd --clip global".split()
+RECIPE += "--linear_start 1 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1 --gradient_noise 0".split()
+
+
+def test_restarts_are_chosen_by_validation(small_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(single, *small_run, "--task_id", "1,2", *RECIPE, "--epochs", 3, "--random_state", 5, "--restarts", 3)
+    out = capsys.readouterr().out
+    assert "mean test error of 3 seeds" in out
+    with open("single_scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    folder = run_folder("logs")
+    assert (folder / "scores.csv").read_bytes() == Path("single_scores.csv").read_bytes()
+    for task in (1, 2):
+        mine = [row for row in rows if row["Task"].startswith(f"{task} (seed ")]
+        assert [re.search(r"seed (\d)", row["Task"])[1] for row in mine] == ["5", "6", "7"]
+        (chosen,) = [row for row in mine if row["Task"].endswith(" chosen)")]
+        assert float(chosen["Validation Accuracy"]) == max(float(row["Validation Accuracy"]) for row in mine)
+        seed = re.search(r"seed (\d)", chosen["Task"])[1]
+        for kind in ("model{}.keras", "history{}.csv"):
+            one, other = (folder / kind.format(f"_task{task}{suffix}") for suffix in ("", f"_seed{seed}"))
+            assert one.read_bytes() == other.read_bytes()
+    # How many are trained at once makes no difference, and neither do the other tasks.
+    few = ["--task_id", 2, "--epochs", 3, "--random_state", 5, "--restarts", 3, "--workers", 1]
+    run(single, *small_run, *RECIPE, *few)
+    with open("single_scores.csv", newline="") as file:
+        again = list(csv.DictReader(file))[6:]
+    assert again == rows[3:]
