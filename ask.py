@@ -254,7 +254,7 @@ class Answerer:
     def read(self, sentence):
         """A `Sentence` of a str or a tuple of tokens."""
         if isinstance(sentence, str):
-            text, tokens = sentence.strip(), data_utils._sentence_tokens(sentence)
+            text, tokens = sentence.strip(), data_utils.sentence_tokens(sentence)
         else:
             text, tokens = " ".join(sentence), tuple(sentence)
         if not tokens:
@@ -265,14 +265,7 @@ class Answerer:
 
     def _probabilities(self, encoded, some):
         """Probabilities (B, V) and attention (B, H, M) for a slice of `EncodedExamples`."""
-        rows = encoded.slots[some]
-        distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
-        inputs = {
-            "statements": encoded.statements[distinct],
-            "key_slots": place[1:].reshape(rows.shape).astype(np.int32),
-            "query": encoded.query[some],
-        }
-        logits, attention = map(np.asarray, self.network(inputs, return_attention=True))
+        logits, attention = map(np.asarray, self.network(encoded.compact(some), return_attention=True))
         odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return odds / odds.sum(axis=-1, keepdims=True), attention
 
@@ -353,7 +346,7 @@ def read_questions(lines, source):
             continue
 
         sentence, *fields = text.split("\t")
-        if not data_utils._sentence_tokens(sentence):
+        if not data_utils.sentence_tokens(sentence):
             raise error(f"expected a sentence, found {sentence[:40]!r}, which has no word")
         if not fields and not text.endswith("?"):
             statements.append(text)
@@ -367,21 +360,12 @@ def read_questions(lines, source):
 
 def read_file(path):
     """The `Asked` of a file; see `read_questions`. `-` is standard input."""
-    if path == "-":
-        return _decoded(sys.stdin.buffer.read(), "standard input")
+    source = "standard input" if path == "-" else path
     try:
-        return _decoded(Path(path).read_bytes(), path)
+        content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
-
-
-def _decoded(content, source):
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{source}, line {line}: expected UTF-8 text, found other bytes.") from error
-    return read_questions(text.split("\n"), source)
+        raise InputError(f"{source}: cannot be read: {error.strerror}.") from error
+    return read_questions(data_utils.utf8_lines(content, source), source)
 
 
 def examples(data_dir, tasks, stories=EXAMPLES):

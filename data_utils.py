@@ -52,7 +52,7 @@ def tokenize(sentence):
     return re.findall(r"\w+|[^\w\s]+", sentence.lower())
 
 
-def _sentence_tokens(sentence):
+def sentence_tokens(sentence):
     tokens = tokenize(sentence)
     if tokens and tokens[-1] in (".", "?"):
         tokens.pop()
@@ -80,7 +80,7 @@ def parse_stories(lines, only_supporting=False, source="bAbI text"):
 
     def tokens(sentence):
         if sentence not in tokens_of:
-            tokens_of[sentence] = _sentence_tokens(sentence)
+            tokens_of[sentence] = sentence_tokens(sentence)
         return tokens_of[sentence]
 
     for number, line in enumerate(lines, start=1):
@@ -137,6 +137,23 @@ def _quoted(text, longest=40):
     return repr(text if len(text) <= longest else text[:longest] + "...")
 
 
+def utf8_lines(content, source):
+    """The lines of a text file.
+
+    Args:
+        content: its bytes; a byte order mark is no part of the text.
+        source: what errors call it.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1  # its object is the content after a byte order mark
+        raise InputError(f"{source}, line {line}: expected UTF-8 text, found other bytes.") from error
+
+
 def get_stories(path, only_supporting=False):
     """Reads the examples of one bAbI file.
 
@@ -155,12 +172,7 @@ def get_stories(path, only_supporting=False):
             content = file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1  # its object is the content after a byte order mark
-        raise InputError(f"{path}, line {line}: expected UTF-8 text, found other bytes.") from error
-    lines = text.split("\n")
+    lines = utf8_lines(content, path)
     while lines and not lines[-1].strip():
         lines.pop()
     examples = parse_stories(lines, only_supporting, source=path)
@@ -309,6 +321,21 @@ class EncodedExamples:
             answer=self.answer[chosen],
             task=self.task[chosen],
         )
+
+    def compact(self, some):
+        """The inputs of the network for a slice of the examples, each of their distinct statements once.
+
+        Returns:
+            A dict of int32 arrays: `statements` (U, sentence_size), row 0 the empty statement, `key_slots`
+            (B, memory_size) with the rows of the slots, and `query` (B, sentence_size).
+        """
+        rows = self.slots[some]
+        distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
+        return {
+            "statements": self.statements[distinct],
+            "key_slots": place[1:].reshape(rows.shape).astype(np.int32),
+            "query": self.query[some],
+        }
 
     def padded(self):
         """The same examples as `MemoryTensors`; keys and values are the statements."""

@@ -487,11 +487,7 @@ class Trainer(keras.Model):
     def logits_of(self, examples, batch_size=500):
         """Yields the logits (B, V) of `EncodedExamples`, some at a time."""
         for start in range(0, len(examples), batch_size):
-            some = slice(start, start + batch_size)
-            rows = examples.slots[some]
-            distinct, place = np.unique(np.append(0, rows), return_inverse=True)  # the empty statement first
-            key_slots = place[1:].reshape(rows.shape).astype(np.int32)
-            yield self.logits(examples.statements[distinct], key_slots, examples.query[some])
+            yield self.logits(**examples.compact(slice(start, start + batch_size)))
 
     def answers(self, examples, batch_size=500):
         """The label ids (N,) that the network answers to N `EncodedExamples`."""

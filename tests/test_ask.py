@@ -120,7 +120,7 @@ def test_loading_takes_less_than_half_a_second_after_tensorflow(trained):
 
 def same_as_training_reads(path):
     asked, examples = ask.read_file(path), data_utils.get_stories(path)
-    tokens = data_utils._sentence_tokens
+    tokens = data_utils.sentence_tokens
     assert [(tuple(map(tokens, q.statements)), tokens(q.question), q.truth, q.story) for q in asked] == [
         tuple(example) for example in examples
     ]
