@@ -114,10 +114,10 @@ def choose(rows):
     return errors(min(rows, key=lambda row: np.nanmean(errors(row, "validation"))))
 
 
-def experiments(path=RUNS):
-    """The rows of each experiment, in the order of the file."""
+def experiments():
+    """The rows of each experiment, in the order of results/runs.csv."""
     found = {}
-    for row in read(path, COLUMNS):
+    for row in read(RUNS, COLUMNS):
         found.setdefault(row["experiment"], []).append(row)
     return found
 
