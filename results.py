@@ -200,7 +200,7 @@ def worth_table(found, base):
 
 def tables(found):
     """All tables of the README by name."""
-    main = [name for name in found if ": " not in name]
+    main = [name for name in found if name.startswith(("joint ", "single ")) and ": " not in name]
     made = {"summary": summary_table(found, main)}
     for size in ("1k", "10k"):
         for regime in ("joint", "single"):
