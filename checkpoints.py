@@ -311,7 +311,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.begin = self.saved = time.monotonic()
 
     def variables(self):
-        """A dict from name to variable."""
+        """A dict from name to variable; Keras's own names differ with what else the process has made."""
         trainer = self.model
         groups = {
             "trainer": [trainer.vector],
@@ -319,7 +319,7 @@ class Checkpoint(keras.callbacks.Callback):
             "network": trainer.network.non_trainable_variables,
             "loss": trainer.loss_tracker.variables,
         }
-        return {f"{group}/{i}/{v.name}": v for group, members in groups.items() for i, v in enumerate(members)}
+        return {f"{group}/{i}": v for group, members in groups.items() for i, v in enumerate(members)}
 
     def restore(self, trainer):
         """Brings a trainer into the saved state, if there is one.
