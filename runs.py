@@ -184,9 +184,9 @@ def outcomes(flags, corpora, run):
             for start in range(0, len(jobs), flags.restarts):
                 yield [result(future) for future in futures[start : start + flags.restarts]]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()  # it saves its state first
+            pool.shutdown(cancel_futures=True)
             raise
 
 
@@ -463,8 +463,9 @@ def explained(error, run):
     except InputError:
         if os.path.exists(run.folder):
             return error
-        rows = f"the rows in {run.record['score_file']}"
-        return InputError(f"{text}; the folder {run.folder} is gone, and with it all but {rows}.")
+        rows = run.record["score_file"]
+        rest = f"all but the rows in {rows}" if os.path.exists(rows) else "all that was saved"
+        return InputError(f"{text}; the folder {run.folder} is gone, and with it {rest}.")
     done, states = len(progress["outcomes"]), len(set(progress["begun"]) - set(progress["outcomes"]))
     kept = f"{done} finished models" + f" and the state of {states} unfinished" * bool(states)
     if isinstance(error, Unsaved):
