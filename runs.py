@@ -190,6 +190,10 @@ def outcomes(flags, corpora, run):
             raise
 
 
+class WorkerKilled(InputError):
+    """A process of the pool is gone."""
+
+
 def result(future):
     """The outcome of a future, or of what has been one before this process began."""
     if isinstance(future, Outcome):
@@ -198,7 +202,7 @@ def result(future):
         with signals_wait(False):
             return future.result()
     except concurrent.futures.BrokenExecutor as error:
-        raise Unsaved("a model in training", "its process was killed, perhaps for lack of memory") from error
+        raise WorkerKilled("a process that trained a model was killed, perhaps for lack of memory.") from error
 
 
 @contextlib.contextmanager
@@ -468,7 +472,7 @@ def explained(error, run):
         return InputError(f"{text}; the folder {run.folder} is gone, and with it {rest}.")
     done, states = len(progress["outcomes"]), len(set(progress["begun"]) - set(progress["outcomes"]))
     kept = f"{done} finished models" + f" and the state of {states} unfinished" * bool(states)
-    if isinstance(error, Unsaved):
+    if isinstance(error, (Unsaved, WorkerKilled)):
         return InputError(f"{text}; {kept} are in {run.folder}; once that is mended, {how_to_continue(run.folder)}")
     if isinstance(error, training.Diverged):
         return InputError(f"{text}; {kept}, with the last good numbers, are in {run.folder}.")
