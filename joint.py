@@ -23,8 +23,7 @@ def flag_parser():
 
 
 def main(argv=None):
-    flags = flag_parser().parse_args(argv)
-    runs.run("joint", flags, [range(1, data_utils.TASKS + 1)])
+    runs.run("joint", flag_parser(), lambda flags: [range(1, data_utils.TASKS + 1)], argv)
 
 
 if __name__ == "__main__":

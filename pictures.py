@@ -19,6 +19,7 @@ import numpy as np
 
 from babi_simulator import TASKS, Parser
 from data_utils import InputError
+from files import SCORE_COLUMNS
 
 PUBLISHED = Path(__file__).resolve().parent / "results" / "published.csv"
 BESIDE = {  # by regime: what to call a system, and its name in PUBLISHED
@@ -32,7 +33,6 @@ BESIDE = {  # by regime: what to call a system, and its name in PUBLISHED
     },
 }
 PASSED = 0.95  # a task fails with an error above 5 %
-SCORE_COLUMNS = ["Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy"]
 NO_SCORES = "simulated stories: not bAbI scores"
 
 # Colours that stay apart for every kind of colour vision (Okabe & Ito, 2008; the sky of the bars is lighter, for what
@@ -128,7 +128,7 @@ def read_scores(path):
         InputError: see `read_table`.
     """
     testing, simulated = {}, False
-    for line, (cell, accuracy, *_) in read_table(path, SCORE_COLUMNS)[1]:
+    for line, (cell, accuracy, *_) in read_table(path, list(SCORE_COLUMNS))[1]:
         task, marked, seed, chosen = read_task(path, line, cell)
         if seed is None or chosen:
             testing[task] = _number(path, line, accuracy, 1)

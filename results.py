@@ -13,9 +13,10 @@ import time
 
 import numpy as np
 
+import files
 from babi_simulator import TASKS, Parser
 from data_utils import InputError
-from pictures import PUBLISHED, SCORE_COLUMNS, read_table, read_task
+from pictures import PUBLISHED, read_table, read_task
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RUNS = os.path.join(HERE, "results", "runs.csv")
@@ -63,7 +64,7 @@ def rows_of(folder, experiment, data=None):
         data: what it was trained on; None for the name of the data folder.
     """
     params = read_params(os.path.join(folder, "params.csv"))
-    scores = read(os.path.join(folder, "scores.csv"), SCORE_COLUMNS)
+    scores = read(os.path.join(folder, "scores.csv"), list(files.SCORE_COLUMNS))
     times = read(os.path.join(folder, "times.csv"), ["Model", "Seconds"])
     stamp = re.search(r"_(\d{9,})", os.path.basename(os.path.normpath(folder)))
     by_seed = {}
@@ -87,11 +88,9 @@ def rows_of(folder, experiment, data=None):
 
 def add(folders, experiment, data):
     """Appends the rows of runs to results/runs.csv."""
-    import runs
-
     rows = [row for folder in folders for row in rows_of(folder, experiment, data)]
     os.makedirs(os.path.dirname(RUNS), exist_ok=True)
-    runs.append_rows(RUNS, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    files.append_rows(RUNS, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
     print(f"{len(rows)} rows added to {RUNS}")
 
 

@@ -1,16 +1,20 @@
 """What a run leaves behind: folders, score files, histories, models; restarts and how they are chosen from.
 
-Both scripts call `run` with the groups of tasks that go into one model each, and go through `command`.
+Both scripts call `run` with the groups of tasks that go into one model each, and go through `command`. What is needed
+to continue a run that was killed is in `checkpoints.py`.
 """
 
+import argparse
 import concurrent.futures
-import csv
+import contextlib
+import errno
 import fcntl
 import importlib.util
-import io
+import json
 import multiprocessing
 import os
-import shutil
+import shlex
+import signal
 import sys
 import threading
 import time
@@ -18,96 +22,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+import checkpoints
 import data_utils
+import files
 import pictures
 import training
+from checkpoints import Checkpoint, Run, check_signals, signals_wait
 from data_utils import InputError
+from files import Unsaved, csv_bytes, params_bytes
 from training import keras, tf
-
-SCORE_COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
-
-# --- files ----------------------------------------------------------------------------------------------
-
-
-def new_run_folder(log_dir, name):
-    """Makes a folder `<name>_<unix time>[_<n>]` that no other run has, however many start at once."""
-    stamp = f"{name}_{int(time.time())}"
-    os.makedirs(log_dir, exist_ok=True)
-    for attempt in range(1, 10_000):
-        folder = os.path.join(log_dir, stamp if attempt == 1 else f"{stamp}_{attempt}")
-        try:
-            os.mkdir(folder)
-            return folder
-        except FileExistsError:
-            continue
-    raise InputError(f"{log_dir}: holds thousands of runs of this second already.")
-
-
-def check_writable(path, flag):
-    """Raises InputError unless a file can be written, or appended to, at path."""
-    folder = os.path.dirname(path) or "."
-    if not os.path.isdir(folder):
-        raise InputError(f"{path}: the folder {folder} does not exist; make it or change {flag}.")
-    if not os.access(path if os.path.exists(path) else folder, os.W_OK) or os.path.isdir(path):
-        raise InputError(f"{path}: cannot be written; change {flag}.")
-
-
-def check_log_dir(log_dir):
-    """Raises InputError unless log_dir is a folder to write in, or could be made in one."""
-    place = log_dir if os.path.exists(log_dir) else os.path.dirname(os.path.abspath(log_dir))
-    if not log_dir or not os.path.isdir(place) or not os.access(place, os.W_OK):
-        raise InputError(f"{log_dir!r}: expected a folder to write in, or to make in another; change --log_dir.")
-
-
-def check_score_file(path):
-    """Raises InputError where an existing file at path is no score file that rows could be appended to."""
-    check_writable(path, "--output_file")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            header = file.readline().rstrip("\r\n")
-        if header != ",".join(SCORE_COLUMNS) and os.path.getsize(path):
-            raise InputError(f"{path}, line 1: expected {','.join(SCORE_COLUMNS)}, found another file.")
-
-
-def append_scores(path, rows):
-    """Appends score rows, as `append_rows` does."""
-    append_rows(path, SCORE_COLUMNS, rows)
-
-
-def append_rows(path, columns, rows):
-    """Appends rows to a CSV file, whole and under a lock, after the header in a file that is new or empty."""
-    with open(path, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        size = file.seek(0, os.SEEK_END)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if size == 0:
-            writer.writerow(columns)
-        else:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                text.write("\n")
-        writer.writerows(rows)
-        file.write(text.getvalue().encode())
-
-
-def append_params(path, values):
-    """Writes NAME=value lines, after an empty line where the file has some of another run."""
-    text = "".join(f"{name}={value}\n" for name, value in values.items())
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("\n" + text if file.tell() else text)
-
 
 # --- runs -----------------------------------------------------------------------------------------------
 
 
 class Report(keras.callbacks.Callback):
-    """Says how training goes: a progress bar on a terminal, accuracies every few epochs, a history file."""
+    """Says how training goes: a progress bar on a terminal, accuracies every few epochs, also for the history file."""
 
-    def __init__(self, corpus, epochs, interval, history_file, heading=""):
+    def __init__(self, corpus, epochs, interval, checkpoint, heading=""):
         super().__init__()
         self.corpus, self.epochs, self.interval = corpus, epochs, interval
-        self.history_file, self.heading = history_file, heading
+        self.checkpoint, self.heading = checkpoint, heading
         self.bar = None
         if sys.stdout.isatty() and not heading:
             self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"])
@@ -115,8 +49,6 @@ class Report(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         epoch += 1
         loss = float(logs["loss"])
-        if not np.isfinite(loss):
-            raise InputError(f"the loss is {loss} after epoch {epoch}; lower --learning_rate or --max_grad_norm.")
         if self.bar:
             self.bar.update(epoch, [("loss", loss)])
         if epoch % self.interval and epoch != self.epochs:
@@ -136,15 +68,14 @@ class Report(keras.callbacks.Callback):
         if len(self.corpus.tasks) > 1 and not self.heading:
             for name, scores in (("training", learned), ("validation", validation)):
                 print(f"  {name} by task: " + " ".join(f"{scores[t]:.2f}" for t in self.corpus.tasks))
-        new = not os.path.exists(self.history_file)
-        with open(self.history_file, "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                by_task = [f"{s} {t}" for s in ("training", "validation") for t in self.corpus.tasks]
-                writer.writerow(["epoch", "loss", "training", "validation", *by_task])
-            by_task = [scores[t] for scores in (learned, validation) for t in self.corpus.tasks]
-            cells = [loss, learned["all"], validation["all"], *by_task]
-            writer.writerow([epoch, *(f"{cell:.4f}" for cell in cells)])
+        by_task = [f"{s} {t}" for s in ("training", "validation") for t in self.corpus.tasks]
+        cells = [loss, learned["all"], validation["all"]]
+        cells += [scores[t] for scores in (learned, validation) for t in self.corpus.tasks]
+        self.checkpoint.history += csv_bytes(
+            [[epoch, *(f"{cell:.4f}" for cell in cells)]],
+            ["epoch", "loss", "training", "validation", *by_task],
+            self.checkpoint.history.encode(),
+        ).decode()
 
 
 class Outcome(NamedTuple):
@@ -153,6 +84,11 @@ class Outcome(NamedTuple):
     seed: int
     rows: list  # (task, test, training, validation accuracy)
     validation_loss: float
+
+    @classmethod
+    def of(cls, record):
+        """The outcome that a run's progress has a record of."""
+        return cls(record["seed"], [tuple(row) for row in record["rows"]], record["validation_loss"])
 
     def validation(self):
         """What restarts are chosen by: validation accuracy, mean over tasks; where it is equal, cross-entropy."""
@@ -169,33 +105,42 @@ def suffix(flags, tasks, seed):
     return f"{task}_seed{seed}" if flags.restarts > 1 else task
 
 
-def train_and_score(flags, corpus, seed, folder):
-    """Trains one model, scores it and saves it and its history in the run's folder.
+def train_and_score(flags, corpus, seed, run, corpus_digest):
+    """Trains one model, or goes on where its state is, scores it and saves it and its history in the run's folder.
 
     Returns:
         An `Outcome`.
     """
+    check_signals()
     name = suffix(flags, corpus.tasks, seed)
-    history = os.path.join(folder, f"history{name}.csv")
     heading = f"{describe(corpus.tasks)}, seed {seed}: " if flags.restarts > 1 else ""
-    begin = time.monotonic()
-    report = Report(corpus, flags.epochs, flags.evaluation_interval, history, heading)
+    checkpoint = Checkpoint(run, name, corpus_digest, flags.evaluation_interval, flags.epochs)
+    report = Report(corpus, flags.epochs, flags.evaluation_interval, checkpoint, heading)
     callbacks = [report]
     if flags.tensorboard:
-        callbacks.append(keras.callbacks.TensorBoard(os.path.join(folder, f"tensorboard{name}"), write_graph=False))
-    trainer = training.train(flags, corpus, seed, callbacks)
+        callbacks.append(keras.callbacks.TensorBoard(run.path(f"tensorboard{name}"), write_graph=False))
+    trainer = training.train(flags, corpus, seed, callbacks, checkpoint)
     outcome = Outcome(seed, training.score(trainer, corpus), training.cross_entropy(trainer, corpus.validation))
-    model = f"model{name}.keras"
-    trainer.finish().save(os.path.join(folder, model))
-    append_rows(os.path.join(folder, "times.csv"), ("Model", "Seconds"), [[model, f"{time.monotonic() - begin:.1f}"]])
+    checkpoints.save_model(trainer.finish(), run.path(f"model{name}.keras"))
+    checkpoint.finish(outcome._asdict())
     return outcome
 
 
-def start_worker(allow_soft_placement, log_device_placement):
-    """Sets TensorFlow up in a process that shares the machine with others like it: one thread each."""
+def start_worker(allow_soft_placement, log_device_placement, run, parent):
+    """Sets up a process that shares the machine with others like it: one thread each.
+
+    Args:
+        allow_soft_placement, log_device_placement: flags.
+        run: the `Run`, which goes on as long as one of its processes lives.
+        parent: the number of the process that wants the results.
+    """
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    if checkpoints.hold(run.path(checkpoints.RECORD), fcntl.LOCK_SH) is None:
+        os._exit(1)  # the parent is dead, and another has taken the run up
+    checkpoints.take_signals(worker=True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, checkpoints.STOP_SIGNALS)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     set_devices(allow_soft_placement, log_device_placement)
-    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
 
 
 def end_with(parent):
@@ -210,35 +155,70 @@ def set_devices(allow_soft_placement, log_device_placement):
     tf.debugging.set_log_device_placement(log_device_placement)
 
 
-def outcomes(flags, corpora, folder):
+def outcomes(flags, corpora, run):
     """Trains the models of all corpora and yields, for each corpus, the outcomes of its restarts, in order.
 
     Several are trained at once, each in a process and a thread of its own: steps are too small for a second
-    thread to help, so this is as many times faster than one after another as there are cores.
+    thread to help, so this is as many times faster than one after another as there are cores. What the run
+    has finished before is not trained again.
     """
     seeds = range(flags.random_state, flags.random_state + flags.restarts)
-    jobs = [(flags, corpus, seed, folder) for corpus in corpora for seed in seeds]
+    finished = {name: Outcome.of(done) for name, done in run.progress()["outcomes"].items()}
+    jobs = [
+        (flags, corpus, seed, run, digest)
+        for corpus, digest in zip(corpora, run.record["corpora"], strict=True)
+        for seed in seeds
+    ]
+    known = [finished.get(suffix(flags, corpus.tasks, seed)) for _, corpus, seed, *_ in jobs]
     devices = flags.allow_soft_placement, flags.log_device_placement
     if flags.restarts == 1:
         set_devices(*devices)
-        for corpus, job in zip(corpora, jobs, strict=True):
-            print_sizes(corpus)
-            yield [train_and_score(*job)]
+        for job, outcome in zip(jobs, known, strict=True):
+            print_sizes(job[1])
+            yield [outcome or train_and_score(*job)]
         return
     for corpus in corpora:
         print_sizes(corpus)
-    workers = min(flags.workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(flags.workers or len(os.sched_getaffinity(0)), max(known.count(None), 1))
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, spawn, start_worker, devices) as pool:
-        futures = [pool.submit(train_and_score, *job) for job in jobs]
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn, start_worker, (*devices, run, os.getpid())) as pool:
         try:
+            with signals_blocked():  # workers inherit it, until they can take them
+                futures = [
+                    outcome or pool.submit(train_and_score, *job) for job, outcome in zip(jobs, known, strict=True)
+                ]
             for start in range(0, len(jobs), flags.restarts):
-                yield [future.result() for future in futures[start : start + flags.restarts]]
+                yield [result(future) for future in futures[start : start + flags.restarts]]
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
-                process.terminate()
+                process.terminate()  # it saves its state first
+            pool.shutdown(cancel_futures=True)
             raise
+
+
+class WorkerKilled(InputError):
+    """A process of the pool is gone."""
+
+
+def result(future):
+    """The outcome of a future, or of what has been one before this process began."""
+    if isinstance(future, Outcome):
+        return future
+    try:
+        with signals_wait(False):
+            return future.result()
+    except concurrent.futures.BrokenExecutor as error:
+        raise WorkerKilled("a process that trained a model was killed, perhaps for lack of memory.") from error
+
+
+@contextlib.contextmanager
+def signals_blocked():
+    """Within the block, this process and those it starts do not even take note of signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, checkpoints.STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def describe(tasks):
@@ -297,74 +277,238 @@ def score_cells(flags, outcome, chosen):
     return [[f"{task}{mark}", *(f"{accuracy:.4f}" for accuracy in accuracies)] for task, *accuracies in outcome.rows]
 
 
-def run(name, flags, models):
-    """Trains and scores models one after another, and writes their files.
+# Flags that have no part in what comes out, and those that name files.
+FREE = ("resume", "log_dir", "workers", "command")
+FILES = ("data_dir", "output_file", "param_output_file")
+
+
+def run(script, parser, models_of, argv=None):
+    """Trains and scores models one after another, and writes their files; or continues a run that did.
 
     Args:
-        name: what to call the run's folder.
-        flags: parsed flags.
-        models: for each model, the tasks that go into it.
+        script: the script's name, and the beginning of that of the run's folder.
+        parser: of its flags.
+        models_of: a function from flags to a list: for each model, the tasks that go into it.
+        argv: the command line, or None for this process's own.
     """
+    flags = parser.parse_args(argv)
+    if flags.resume is None:
+        run, corpora = begin(script, flags, models_of)
+    else:
+        unset = object()
+        given = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(flags), unset))))
+        folder = flags.resume or checkpoints.newest(flags.log_dir, script, asked(flags))
+        run = Run.reopen(folder, script)
+        try:
+            flags = stored_flags(run, flags, {name: value for name, value in given.items() if value is not unset})
+            if run.progress()["finished"]:
+                print(f"{folder}: this run is finished; its scores are in {run.record['score_file']}.")
+                run.close()
+                return
+            corpora = load_again(run, flags, models_of)
+        except BaseException:
+            run.close()
+            raise
+    try:
+        with signals_wait():
+            train_all(run, flags, corpora)
+    except checkpoints.Stopped as stopped:
+        stopped.folder = run.folder
+        raise
+    except (InputError, OSError) as error:
+        raise explained(error, run) from error
+    finally:
+        run.close()
+
+
+def asked(flags):
+    """What makes two command lines the same for --resume: a dict of flags, files with their whole names."""
+    values = {name: value for name, value in vars(flags).items() if name not in FREE}
+    values |= {name: os.path.abspath(values[name]) for name in FILES if values.get(name)}
+    return json.loads(json.dumps(values))  # as it comes back from a file
+
+
+def begin(script, flags, models_of):
+    """Settles what flags leave open, reads the corpora and makes the run's folder.
+
+    Returns:
+        The `Run` and its corpora, one for each model.
+    """
+    wanted = asked(flags)
+    del flags.resume
     if flags.random_state is None:
         flags.random_state = int.from_bytes(os.urandom(3), "little")
     if flags.output_file:
-        check_score_file(flags.output_file)
+        files.check_score_file(flags.output_file)
     if vars(flags).get("param_output_file"):
-        check_writable(flags.param_output_file, "--param_output_file")
+        files.check_writable(flags.param_output_file, "--param_output_file")
         if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
     if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs the package of that name; run: pip install tensorboard")
-    check_log_dir(flags.log_dir)
+    files.check_log_dir(flags.log_dir)
     flags.data_dir, flags.simulated = data_utils.find_corpus(flags.data_dir)
-    corpora = [training.load(flags, tasks) for tasks in models]
+    corpora = [training.load(flags, tasks) for tasks in models_of(flags)]
+    digests = [checkpoints.digest_of(corpus) for corpus in corpora]
     if flags.simulated:
         say_simulated(flags.data_dir)
 
-    folder = new_run_folder(flags.log_dir, name)
-    stamp = os.path.basename(folder).partition("_")[2]
-    score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
-    params = dict(sorted(vars(flags).items())) | {"score_file": score_file}
-    if "task_id" in params:
-        params["task_id"] = ",".join(map(str, flags.task_id))
-    append_params(os.path.join(folder, "params.csv"), params)
-    if "param_output_file" in params:
-        append_params(flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv"), params)
+    with signals_wait():
+        folder = files.new_run_folder(flags.log_dir, script)
+        stamp = os.path.basename(folder).partition("_")[2]
+        score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
+        params = dict(sorted(vars(flags).items())) | {"score_file": score_file}
+        params_file = None
+        if "task_id" in params:
+            params["task_id"] = ",".join(map(str, flags.task_id))
+        if "param_output_file" in params:
+            params_file = flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv")
+        files.write(os.path.join(folder, "params.csv"), params_bytes(params), durable=False)
+        record = {
+            "script": script,
+            "asked": wanted,
+            "flags": {**vars(flags), "data_dir": os.path.abspath(flags.data_dir)},
+            "params": params,
+            "score_file": os.path.abspath(score_file),
+            "params_file": params_file and os.path.abspath(params_file),
+            "corpora": digests,
+            "machine": machine(),
+        }
+        return Run.create(folder, record), corpora
 
-    found, chosen_rows = [], []
-    for corpus, restarts in zip(corpora, outcomes(flags, corpora, folder), strict=True):
+
+def machine():
+    """What a continued run must have in common with its beginning to end in the same bytes."""
+    return {**checkpoints.versions(), "cores": len(os.sched_getaffinity(0))}
+
+
+def stored_flags(run, flags, given):
+    """The flags of a stored run.
+
+    Args:
+        run: the `Run`.
+        flags: those of this command line; only which there are counts.
+        given: a dict of those that were given: all but FREE ones and --data_dir must be as stored.
+    """
+    stored = run.record["flags"]
+    if set(stored) | {"resume"} != set(vars(flags)) | {"simulated"}:
+        raise InputError(f"{run.folder}: was begun by another version of this program; it cannot be continued.")
+    wanted = asked(argparse.Namespace(**given))
+    for name in wanted.keys() - {"data_dir"}:
+        if wanted[name] not in (stored[name], run.record["asked"][name]):
+            raise InputError(
+                f"{run.folder}: this run has --{name} {stored[name]}, not {given[name]}; leave --{name} out, or begin "
+                "another run without --resume."
+            )
+    return argparse.Namespace(**{**stored, **{name: given[name] for name in ("data_dir", "workers") if name in given}})
+
+
+def load_again(run, flags, models_of):
+    """Reads the corpora of a stored run, and sees that nothing has changed that it depends on."""
+    here, there = machine(), run.record["machine"]
+    for name in here:
+        if here[name] != there[name]:
+            print(f"note: this run began with {name} {there[name]}, and goes on with {here[name]}: digits may differ.")
+    if os.path.exists(run.record["score_file"]):
+        files.check_score_file(run.record["score_file"])
+    corpora = [training.load(flags, tasks) for tasks in models_of(flags)]
+    for corpus, digest in zip(corpora, run.record["corpora"], strict=True):
+        if checkpoints.digest_of(corpus) != digest:
+            raise InputError(
+                f"{flags.data_dir}: {describe(corpus.tasks)}: the stories have changed since {run.folder} was begun; "
+                "it cannot be continued with others."
+            )
+    finished = run.progress()["outcomes"]
+    for name in finished:
+        if not os.path.exists(run.path(f"model{name}.keras")):
+            raise InputError(f"{run.path(f'model{name}.keras')}: this finished model is missing.")
+    count = len(corpora) * flags.restarts
+    print(f"{run.folder}: continued; {len(finished)} of {count} models are finished.", flush=True)
+    return corpora
+
+
+def train_all(run, flags, corpora):
+    """Trains and scores what a run has not finished, and writes what it has not written."""
+    record, score_file = run.record, os.path.relpath(run.record["score_file"])
+    if record["params_file"]:
+        run.append_once("params", record["params_file"], lambda there: params_bytes(record["params"], there))
+    found, chosen_rows, all_written = [], [], []
+    for corpus, restarts in zip(corpora, outcomes(flags, corpora, run), strict=True):
         chosen = max(restarts, key=Outcome.validation)
         if flags.restarts > 1:
             for name in ("model{}.keras", "history{}.csv"):
-                path = os.path.join(folder, name.format(suffix(flags, corpus.tasks, chosen.seed)))
-                shutil.copyfile(path, path.replace(f"_seed{chosen.seed}.", "."))
+                path = run.path(name.format(suffix(flags, corpus.tasks, chosen.seed)))
+                files.copy_file(path, path.replace(f"_seed{chosen.seed}.", "."))
         written = [row for outcome in restarts for row in score_cells(flags, outcome, outcome is chosen)]
-        append_scores(os.path.join(folder, "scores.csv"), written)
-        try:
-            append_scores(score_file, written)
-        except OSError as error:
-            raise InputError(f"{score_file}: {error.strerror}; the scores so far are in {folder}.") from error
+        all_written += written
+        files.write(run.path("scores.csv"), csv_bytes(all_written), durable=False)
+        run.append_once(
+            f"scores {len(found)}", record["score_file"], lambda there, rows=written: csv_bytes(rows, after=there)
+        )
         found.append(restarts)
         chosen_rows += chosen.rows
+    if flags.pictures:
+        pictures.draw(run.folder)
+    with run.changing_progress() as progress:
+        progress["finished"] = True
     if flags.restarts > 1:
         print("scores of the models that validation chose:")
     print_scores(chosen_rows)
     if flags.restarts > 1:
         print_restarts(found)
-    if flags.pictures:
-        pictures.draw(folder)
-    print(f"scores in {score_file}; models, histories and flags in {folder}")
+    print(f"scores in {score_file}; models, histories and flags in {run.folder}")
     if flags.simulated:
         say_simulated(flags.data_dir)
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)  # what may befall a print
+
+
+def explained(error, run):
+    """An error that ended a run, with what is saved of it and how to go on."""
+    if isinstance(error, OSError):
+        if error.errno not in FULL:
+            return error
+        error = Unsaved(error.filename or "standard output", error.strerror)
+        with contextlib.suppress(OSError):  # so that Python does not fail at it once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    text = str(error).rstrip(".")
+    try:
+        progress = run.progress()
+    except InputError:
+        if os.path.exists(run.folder):
+            return error
+        rows = run.record["score_file"]
+        rest = f"all but the rows in {rows}" if os.path.exists(rows) else "all that was saved"
+        return InputError(f"{text}; the folder {run.folder} is gone, and with it {rest}.")
+    done, states = len(progress["outcomes"]), len(set(progress["begun"]) - set(progress["outcomes"]))
+    kept = f"{done} finished models" + f" and the state of {states} unfinished" * bool(states)
+    if isinstance(error, (Unsaved, WorkerKilled)):
+        return InputError(f"{text}; {kept} are in {run.folder}; once that is mended, {how_to_continue(run.folder)}")
+    if isinstance(error, training.Diverged):
+        return InputError(f"{text}; {kept}, with the last good numbers, are in {run.folder}.")
+    return error
+
+
+def how_to_continue(folder):
+    return f"continue with: python {sys.argv[0]} --resume {shlex.quote(folder)}"
+
+
 def command(main):
-    """Runs a script's `main()`: a person's mistake ends in one sentence and status 2, a bug in its traceback."""
+    """Runs a script's `main()`: a person's mistake ends in one sentence and status 2, a bug in its traceback.
+
+    Ctrl-C and SIGTERM end in one sentence and status 130 and 143.
+    """
+    name = os.path.basename(sys.argv[0])
+    give_back = checkpoints.take_signals()
     try:
         main()
     except InputError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"{os.path.basename(sys.argv[0])}: interrupted; finished models are saved.", file=sys.stderr)
-        sys.exit(130)
+    except checkpoints.Stopped as stopped:
+        folder = getattr(stopped, "folder", None)
+        print(f"{name}: stopped; {how_to_continue(folder) if folder else 'nothing was begun.'}", file=sys.stderr)
+        sys.exit(128 + stopped.number)
+    finally:
+        give_back()

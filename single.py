@@ -22,8 +22,7 @@ def flag_parser():
 
 
 def main(argv=None):
-    flags = flag_parser().parse_args(argv)
-    runs.run("single", flags, [[task] for task in flags.task_id])
+    runs.run("single", flag_parser(), lambda flags: [[task] for task in flags.task_id], argv)
 
 
 if __name__ == "__main__":

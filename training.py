@@ -33,8 +33,10 @@ warnings.filterwarnings("ignore", message="You are using a softmax over axis")  
 tf.get_logger().setLevel("ERROR")  # each model of a run has functions of its own; that is no mistake
 
 NOISE_TABLE = 2**20
+SLICE = 5_000  # questions of one call of TensorFlow, after which Python has a say: a fraction of a second to one
 OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
+NEWEST = ""  # the value of --resume where no folder is named
 
 # --- flags ----------------------------------------------------------------------------------------------
 
@@ -166,6 +168,14 @@ def flag_parser(description, **defaults):
     add("--log_dir", default="logs", help="each run makes a folder in it for its model, scores and flags")
     add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
     add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")
+    add(
+        "--resume",
+        nargs="?",
+        const=NEWEST,
+        metavar="FOLDER",
+        help="continue the run in FOLDER with the flags it was begun with; without FOLDER: the newest unfinished run "
+        "in --log_dir that this script began with just these flags",
+    )
 
     add = parser.add_argument_group("machine").add_argument
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
@@ -240,6 +250,7 @@ def batches(
     batch_size,
     seed,
     first_epoch=0,
+    first_step=0,
     room=None,
     noise=None,
     time_noise=0.0,
@@ -251,13 +262,14 @@ def batches(
     """The input pipeline: shuffled batches, epoch after epoch, in which each distinct statement stands once.
 
     It runs beside the training step, in TensorFlow's own threads, and depends on nothing but its arguments:
-    any epoch can be made again from its number.
+    any epoch, and any step of it, can be made again from its number.
 
     Args:
         examples: `EncodedExamples`.
         batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
         seed: of shuffling and noise.
         first_epoch: number of the first epoch.
+        first_step: number of the first batch in that epoch.
         room: pad the distinct statements of each batch to this number, as XLA compiles once a shape; a
             batch that needs more is padded to the most that any can need. None to leave the number free.
         noise: (length, standard deviation) of a vector of Gaussian noise to go with each batch: a window at
@@ -324,7 +336,8 @@ def batches(
     return (
         tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
         .flat_map(epoch_batches)
-        .enumerate(first_epoch * steps)
+        .skip(first_step)  # of rows of numbers: nothing is made of them yet
+        .enumerate(first_epoch * steps + first_step)
         .map(batch, num_parallel_calls=1, deterministic=True)
         .prefetch(16)
     )
@@ -366,6 +379,10 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return vars(self)
 
 
+class Diverged(InputError):
+    """A number of a model in training is not finite."""
+
+
 class Trainer(keras.Model):
     """Trains a network: summed cross-entropy + L2, clipping, gradient noise, an optimizer.
 
@@ -378,6 +395,10 @@ class Trainer(keras.Model):
         max_grad_norm: what gradients are clipped to.
         clip: "each" to clip the gradient of each variable by itself, "global" to clip all as one.
         linear_steps: steps of the linear start.
+
+    Attributes:
+        slice_steps: the most steps of one call of TensorFlow.
+        between: called between two such calls of one epoch; what it raises ends training.
     """
 
     def __init__(self, network, l2_lambda=0.0, max_grad_norm=20.0, clip="each", linear_steps=0, **kwargs):
@@ -387,6 +408,7 @@ class Trainer(keras.Model):
         self.max_grad_norm = max_grad_norm
         self.clip_globally = clip == "global"
         self.linear_steps = linear_steps
+        self.slice_steps, self.between = np.iinfo(np.int32).max, lambda: None
         self.sizes = [int(np.prod(v.shape)) for v in network.trainable_variables]
         self.vector = self.add_weight(name="vector", shape=(sum(self.sizes),), initializer="zeros")
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
@@ -451,21 +473,34 @@ class Trainer(keras.Model):
         return {"loss": self.loss_tracker.result()}
 
     def make_train_function(self, force=False):
-        """Keras's hook for what `fit` calls: here once an epoch, with the loop over batches inside."""
+        """Keras's hook for what `fit` calls: here once an epoch, with the loop over batches inside.
+
+        The loop is compiled, but left every `slice_steps` steps, as Python can neither take a signal nor save
+        anything while TensorFlow runs. It ends at a loss that is not finite, which is `Diverged`.
+        """
         if self.train_function is not None and not force:
             return
         step = tf.function(self.train_step, jit_compile=True, autograph=False) if self.jit_compile else self.train_step
         self.optimizer.build([self.vector])  # before tracing, which would else run twice
 
+        @tf.function(autograph=False)
+        def some_steps(iterator, count):
+            def train(done, loss):
+                return done + 1, step(next(iterator))["loss"]  # the epoch's mean so far
+
+            return tf.while_loop(lambda done, loss: (done < count) & tf.math.is_finite(loss), train, (0, 0.0))[1]
+
         def epoch(iterator):
-            def train(done):
-                step(next(iterator))
-                return (done + 1,)
-
-            tf.while_loop(lambda done: done < self.steps_per_execution, train, (0,))
-            return {"loss": self.loss_tracker.result()}
-
-        epoch = tf.function(epoch, autograph=False)
+            size = self.steps_per_execution
+            while True:
+                done = int(self.optimizer.iterations) % size
+                count = min(size - done, self.slice_steps)
+                loss = some_steps(iterator, tf.constant(count))
+                if not np.isfinite(loss):
+                    self.fail(f"the loss is {float(loss)}", int(self.optimizer.iterations) - 1)
+                if done + count == size:
+                    return {"loss": loss}
+                self.between()
 
         def in_this_thread(iterator):
             # The steps are too small to be worth handing from thread to thread: half the time is saved.
@@ -473,6 +508,15 @@ class Trainer(keras.Model):
                 return epoch(iterator)
 
         self.train_function = epoch if self.jit_compile else in_this_thread
+
+    def fail(self, what, step):
+        """Raises `Diverged` for a step, counted from 0."""
+        epoch, batch = divmod(step, self.steps_per_execution)
+        rate = float(self.optimizer.learning_rate)
+        raise Diverged(
+            f"{what} in epoch {epoch + 1}, batch {batch + 1}, at learning rate {rate:g}; "
+            "start again with a lower --learning_rate or --max_grad_norm."
+        )
 
     def linear(self):
         """Whether the linear start still lasts, as a scalar bool; None if there is none."""
@@ -538,7 +582,7 @@ def worth_compiling(flags, corpus):
     return work > (5_000_000 if flags.reader == "bow" else 1_250_000)
 
 
-def train(flags, corpus, seed, callbacks=()):
+def train(flags, corpus, seed, callbacks=(), checkpoint=None):
     """Trains one model.
 
     Args:
@@ -546,6 +590,8 @@ def train(flags, corpus, seed, callbacks=()):
         corpus: `Corpus`.
         seed: of weights, shuffling and noise.
         callbacks: Keras callbacks; to them an epoch is one batch.
+        checkpoint: a `checkpoints.Checkpoint`, the last of the callbacks, to begin where its state is and to save
+            new ones.
 
     Returns:
         The `Trainer` with the trained weights.
@@ -565,10 +611,20 @@ def train(flags, corpus, seed, callbacks=()):
         steps_per_execution=steps,
         auto_scale_loss=False,
     )
+    trainer.slice_steps = -(-SLICE // batch_size)
+    begin = 0
+    if checkpoint:
+        callbacks = [*callbacks, checkpoint]
+        trainer.optimizer.build([trainer.vector])
+        begin = checkpoint.restore(trainer)
+        trainer.between = checkpoint.between
+    first_epoch, first_step = divmod(begin, steps)
     data = batches(
         corpus.training,
         batch_size,
         seed=seed,
+        first_epoch=first_epoch,
+        first_step=first_step,
         room=statement_room(corpus.training, batch_size) if compiled else None,
         noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
         time_noise=flags.time_noise,
@@ -578,7 +634,13 @@ def train(flags, corpus, seed, callbacks=()):
         dropout_from=flags.linear_start,
     )
     trainer.fit(
-        data, steps_per_epoch=steps, epochs=flags.epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
+        data,
+        steps_per_epoch=steps,
+        initial_epoch=first_epoch,
+        epochs=flags.epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
     )
     return trainer
 

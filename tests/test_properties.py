@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import babi_simulator
 import data_utils
-import runs
+import files
 from data_utils import NEVER_SEEN, UNKNOWN, Example, InputError
 
 CASES = os.environ.get("PROPERTY_CASES")
@@ -274,13 +274,13 @@ score_rows = st.lists(
 def test_score_rows_come_whole_after_whatever_is_there(folder, content, rows):
     path = folder / "rows.csv"
     path.write_bytes(content)
-    runs.append_scores(path, rows)
-    runs.append_scores(path, rows)
+    files.append_scores(path, rows)
+    files.append_scores(path, rows)
     found = path.read_bytes()
     assert found.startswith(content) and found.endswith(b"\n")
     added = found[len(content) :].decode()
     assert added.startswith("\n") == bool(content and not content.endswith(b"\n"))
-    expected = [] if content else [list(runs.SCORE_COLUMNS)]
+    expected = [] if content else [list(files.SCORE_COLUMNS)]
     assert list(csv.reader(added.removeprefix("\n").splitlines())) == expected + [list(row) for row in rows] * 2
 
 
@@ -294,7 +294,7 @@ def test_only_a_score_file_is_taken_for_one(folder, content):
     path = folder / "scores.csv"
     path.write_bytes(content)
     try:
-        runs.check_score_file(str(path))
+        files.check_score_file(str(path))
     except InputError as error:
         assert str(error).startswith(f"{path}, line 1: ") and len(str(error).splitlines()) == 1
         assert re.split(b"[\r\n]", content)[0] != HEADER
@@ -305,14 +305,14 @@ def test_only_a_score_file_is_taken_for_one(folder, content):
 
 def test_score_rows_come_whole_after_a_single_byte(tmp_path):
     (tmp_path / "scores.csv").write_bytes(b"x")
-    runs.append_scores(tmp_path / "scores.csv", [[1, 0, 0, 0]])
+    files.append_scores(tmp_path / "scores.csv", [[1, 0, 0, 0]])
     assert (tmp_path / "scores.csv").read_bytes() == b"x\n1,0,0,0\n"
 
 
 def test_file_that_starts_with_an_empty_line_is_no_score_file(tmp_path):
     (tmp_path / "notes.csv").write_text("\nsomething else\n")
     with pytest.raises(InputError, match="line 1"):
-        runs.check_score_file(str(tmp_path / "notes.csv"))
+        files.check_score_file(str(tmp_path / "notes.csv"))
 
 
 flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(categories=("L", "N", "P")))
@@ -323,7 +323,7 @@ flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(ca
 def test_flags_come_whole_after_whatever_is_there(folder, content, values):
     path = folder / "params.csv"
     path.write_bytes(content)
-    runs.append_params(path, values)
+    files.append_params(path, values)
     found = path.read_bytes()
     assert found.startswith(content)
     added = found[len(content) :].decode()

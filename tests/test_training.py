@@ -18,6 +18,7 @@ import pytest
 
 import babi_simulator
 import data_utils
+import files
 import joint
 import runs
 import single
@@ -25,6 +26,7 @@ import training
 from data_utils import NEVER_SEEN, EncodedExamples, InputError
 from memn2n_kv import READERS, MemN2N_KV
 
+OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json", "progress.json"}  # files in a run's folder
 HEADER = "Task,Testing Accuracy,Training Accuracy,Validation Accuracy"
 SINGLE, JOINT = single.__file__, joint.__file__
 RECIPES = Path(joint.__file__).parent / "recipes"
@@ -386,29 +388,29 @@ def test_a_bug_shows_its_traceback():
 
 def test_scores_are_appended_after_what_is_there(tmp_path):
     path = tmp_path / "scores.csv"
-    runs.append_scores(path, [[1, "0.5000", "0.6000", "0.7000"]])
-    runs.append_scores(path, [[2, "0.1000", "0.2000", "0.3000"], [1, "1.0000", "1.0000", "1.0000"]])
+    files.append_scores(path, [[1, "0.5000", "0.6000", "0.7000"]])
+    files.append_scores(path, [[2, "0.1000", "0.2000", "0.3000"], [1, "1.0000", "1.0000", "1.0000"]])
     rows = ["1,0.5000,0.6000,0.7000", "2,0.1000,0.2000,0.3000", "1,1.0000,1.0000,1.0000"]
     assert path.read_text() == "\n".join([HEADER, *rows, ""])
     path.write_text(path.read_text().rstrip("\n"))  # an editor left out the last line end
-    runs.append_scores(path, [[3, "0.0000", "0.0000", "0.0000"]])
+    files.append_scores(path, [[3, "0.0000", "0.0000", "0.0000"]])
     assert path.read_text().splitlines() == [HEADER, *rows, "3,0.0000,0.0000,0.0000"]
     empty = tmp_path / "empty.csv"
     empty.write_text("")
-    runs.append_scores(empty, [[1, 2, 3, 4]])
+    files.append_scores(empty, [[1, 2, 3, 4]])
     assert empty.read_text() == f"{HEADER}\n1,2,3,4\n"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of fork: these children only write a file
 def test_many_who_append_at_once_lose_nothing(tmp_path):
-    processes, files = 6, 30
+    processes, count = 6, 30
     context = multiprocessing.get_context("fork")
     together = context.Barrier(processes)
 
     def append(process):
-        for file in range(files):  # all at once to a file that is not there yet
+        for file in range(count):  # all at once to a file that is not there yet
             together.wait(timeout=60)
-            runs.append_scores(tmp_path / f"{file}.csv", [[process, part, "x" * 300, 0] for part in range(3)])
+            files.append_scores(tmp_path / f"{file}.csv", [[process, part, "x" * 300, 0] for part in range(3)])
 
     running = [context.Process(target=append, args=(process,)) for process in range(processes)]
     for process in running:
@@ -417,7 +419,7 @@ def test_many_who_append_at_once_lose_nothing(tmp_path):
         process.join()
     assert [process.exitcode for process in running] == [0] * processes
     expected = [[[str(process), str(part), "x" * 300, "0"] for part in range(3)] for process in range(processes)]
-    for file in range(files):
+    for file in range(count):
         header, *rows = csv.reader((tmp_path / f"{file}.csv").read_text().splitlines())
         assert ",".join(header) == HEADER
         assert sorted(rows[i : i + 3] for i in range(0, len(rows), 3)) == expected
@@ -427,7 +429,7 @@ def test_appending_waits_for_whoever_writes(tmp_path):
     path = tmp_path / "scores.csv"
     with open(path, "w") as file, ThreadPoolExecutor(1) as pool:
         fcntl.flock(file, fcntl.LOCK_EX)
-        waiting = pool.submit(runs.append_scores, path, [[2, "0.2000", "0.2000", "0.2000"]])
+        waiting = pool.submit(files.append_scores, path, [[2, "0.2000", "0.2000", "0.2000"]])
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)
         file.write(f"{HEADER}\n1,0.1000,0.1000,0.1000\n")
@@ -439,7 +441,7 @@ def test_appending_waits_for_whoever_writes(tmp_path):
 
 def test_run_folders_are_never_shared(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: runs.new_run_folder(tmp_path / "logs", "single"), range(40)))
+        folders = list(pool.map(lambda _: files.new_run_folder(tmp_path / "logs", "single"), range(40)))
     assert len(set(folders)) == 40 == len(os.listdir(tmp_path / "logs"))
     assert all(re.fullmatch(r"single_\d+(_\d+)?", os.path.basename(folder)) for folder in folders)
 
@@ -447,12 +449,12 @@ def test_run_folders_are_never_shared(tmp_path):
 def test_writable_files_are_not_refused_and_not_touched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("scores.csv", str(tmp_path / "scores.csv")):
-        runs.check_score_file(path)
-        runs.check_writable(path, "--param_output_file")
+        files.check_score_file(path)
+        files.check_writable(path, "--param_output_file")
     assert os.listdir(tmp_path) == []
     for text in ("", f"{HEADER}\n", f"{HEADER}\r\n1,1,1,1\r\n"):
         (tmp_path / "scores.csv").write_bytes(text.encode())
-        runs.check_score_file("scores.csv")
+        files.check_score_file("scores.csv")
         assert (tmp_path / "scores.csv").read_bytes() == text.encode()
 
 
@@ -461,10 +463,10 @@ def test_file_and_folder_without_permission(tmp_path):
     (tmp_path / "scores.csv").write_text(f"{HEADER}\n")
     (tmp_path / "scores.csv").chmod(0o444)
     with pytest.raises(InputError, match="cannot be written; change --output_file"):
-        runs.check_score_file(str(tmp_path / "scores.csv"))
+        files.check_score_file(str(tmp_path / "scores.csv"))
     (tmp_path / "closed").mkdir(mode=0o555)
     with pytest.raises(InputError, match="cannot be written; change --output_file"):
-        runs.check_score_file(str(tmp_path / "closed" / "scores.csv"))
+        files.check_score_file(str(tmp_path / "closed" / "scores.csv"))
 
 
 # Runs -------------------------------------------------------------------------------------------
@@ -598,8 +600,8 @@ def test_single_command_writes_its_files(single_command):
     assert rows[0][1] in (0, 0.25, 0.5, 0.75)  # four test questions, one with an answer that is never learned
     assert rows[1][1] in (0, 0.3333, 0.6667, 1)  # three
     logs = run_folder(folder / "logs")
-    files = {f"{kind}_task{task}.{end}" for task in (1, 2) for kind, end in (("history", "csv"), ("model", "keras"))}
-    assert set(os.listdir(logs)) == files | {"params.csv", "scores.csv"}
+    of_models = {name % task for task in (1, 2) for name in ("history_task%d.csv", "model_task%d.keras")}
+    assert set(os.listdir(logs)) == of_models | OF_A_RUN
     assert score_rows(logs / "scores.csv") == rows
     flags = settings(logs / "params.csv")
     assert (flags["random_state"], flags["epochs"], flags["hops"], flags["reader"]) == ("5", "3", "3", "bow")
@@ -653,7 +655,7 @@ def test_joint_command_writes_its_files(tmp_path):
         ("batch_size", "50"),
         ("memory_size", "50"),
     }
-    assert set(os.listdir(folder)) == {"history.csv", "model.keras", "params.csv", "scores.csv"}
+    assert set(os.listdir(folder)) == {"history.csv", "model.keras"} | OF_A_RUN
     assert "validation by task" in out
     assert keras.saving.load_model(folder / "model.keras").get_config()["reader"] == "simple_gru"
 
@@ -674,9 +676,9 @@ def test_a_task_with_exactly_95_percent_has_not_failed(capsys):
 
 def test_a_loss_that_is_no_number_ends_the_run(small_corpus, tmp_path):
     arguments = ["--data_dir", str(small_corpus), "--epochs", "3", "--learning_rate", "1e30", "--epsilon", "1e-30"]
-    files = ["--output_file", str(tmp_path / "scores.csv"), "--log_dir", str(tmp_path / "logs")]
-    with pytest.raises(data_utils.InputError, match="the loss is .* after epoch"):
-        single.main([*arguments, "--max_grad_norm", "1e30", *files])
+    places = ["--output_file", str(tmp_path / "scores.csv"), "--log_dir", str(tmp_path / "logs")]
+    with pytest.raises(data_utils.InputError, match=r"the loss is .* in epoch \d+, batch \d+, at learning rate 1e\+30"):
+        single.main([*arguments, "--max_grad_norm", "1e30", *places])
     assert not (tmp_path / "scores.csv").exists()
 
 
