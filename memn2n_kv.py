@@ -38,7 +38,8 @@ def length_encoding(words, embedding_size):
     """Position encoding over the true length n of each sentence instead of the padded size.
 
     `l[j, i] = 1 + 4 (i/E - 1/2) (j/n - 1/2)` for i in 1..E and j in 1..n, so that the last word of a question
-    weighs the same however long the question is.
+    weighs the same however long the question is. Nil words before the last one, as word dropout makes them, change
+    nothing for the others.
 
     Args:
         words: (..., J) word ids, 0 = nil.
@@ -48,7 +49,7 @@ def length_encoding(words, embedding_size):
     """
     i = np.arange(1, embedding_size + 1, dtype=np.float32) / embedding_size - 0.5
     j = np.arange(1, words.shape[-1] + 1, dtype=np.float32)
-    length = ops.sum(ops.cast(ops.not_equal(words, 0), "float32"), axis=-1, keepdims=True)
+    length = ops.max(ops.where(ops.not_equal(words, 0), j, 0.0), axis=-1, keepdims=True)  # the last word's place
     return 1 + 4 * ops.expand_dims(j / ops.maximum(length, 1.0) - 0.5, -1) * i
 
 
@@ -216,7 +217,8 @@ class MemN2N_KV(keras.Model):
         reader: "bow" or "simple_gru".
         tying: what the hops share. "shared": one reading of the memory serves all hops as keys and values,
             and a matrix R_h per hop turns the state (KV-MemNN). "adjacent": the readings differ by hop, the
-            values of a hop are the keys of the next, and the last ones are the answers (MemN2N, section 2.2).
+            values of a hop are the keys of the next, and with the bow reader the last ones are the answers (MemN2N,
+            section 2.2).
         gates: gates of each hop's update, 0, 1 or 2; see `KeyValueHop`.
         encoding: position encoding of the bow reader; see `BowReader`.
         keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in

@@ -1,6 +1,7 @@
 """What `single.py` and `joint.py` share of training: flags, data, the input pipeline, the loop, scores."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -220,7 +221,9 @@ def load(flags, tasks):
     known = [e for split in ("training", "validation") for t in tasks for e in splits[split][t]]
     vocabulary = data_utils.build_vocabulary(e for t in tasks for e in splits["training"][t])
     sentence_size, statements = data_utils.longest(known)
-    memory_size = min(flags.memory_size, statements)
+    # Time noise makes memories longer; without room for that, the oldest statements would fall out of short ones.
+    noisy = math.ceil((1 + 2 * flags.time_noise) * statements) + (4 if flags.time_noise else 0)
+    memory_size = min(flags.memory_size, noisy)
     encoded = {
         name: data_utils.encode(
             [example for examples in split.values() for example in examples],

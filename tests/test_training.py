@@ -200,7 +200,9 @@ def test_answers_are_the_networks_own(reader):
 
 
 def load(folder, tasks, memory_size=20):
-    flags = SimpleNamespace(data_dir=str(folder), only_supporting=False, memory_size=memory_size, random_state=1)
+    flags = SimpleNamespace(
+        data_dir=str(folder), only_supporting=False, memory_size=memory_size, random_state=1, time_noise=0.0
+    )
     return training.load(flags, tasks)
 
 
@@ -600,8 +602,8 @@ def test_single_command_writes_its_files(single_command):
     assert rows[0][1] in (0, 0.25, 0.5, 0.75)  # four test questions, one with an answer that is never learned
     assert rows[1][1] in (0, 0.3333, 0.6667, 1)  # three
     logs = run_folder(folder / "logs")
-    of_models = {name % task for task in (1, 2) for name in ("history_task%d.csv", "model_task%d.keras")}
-    assert set(os.listdir(logs)) == of_models | OF_A_RUN
+    of_models = {name % task for task in (1, 2) for name in ("history_task%d.csv", "model_task%d.keras", "curves_task%d.png")}
+    assert set(os.listdir(logs)) == of_models | OF_A_RUN | {"tasks.png"}
     assert score_rows(logs / "scores.csv") == rows
     flags = settings(logs / "params.csv")
     assert (flags["random_state"], flags["epochs"], flags["hops"], flags["reader"]) == ("5", "3", "3", "bow")
@@ -655,7 +657,7 @@ def test_joint_command_writes_its_files(tmp_path):
         ("batch_size", "50"),
         ("memory_size", "50"),
     }
-    assert set(os.listdir(folder)) == {"history.csv", "model.keras"} | OF_A_RUN
+    assert set(os.listdir(folder)) == {"history.csv", "model.keras", "curves.png", "tasks.png"} | OF_A_RUN
     assert "validation by task" in out
     assert keras.saving.load_model(folder / "model.keras").get_config()["reader"] == "simple_gru"
 
