@@ -75,20 +75,20 @@ def read_table(path, columns):
     return header, rows
 
 
-def _number(path, line, text, high=np.inf):
+def number(path, line, text, high=np.inf):
     """The number from 0 to high that a cell spells."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
-        number = np.nan
-    if not 0 <= number <= high or np.isinf(number):
+        value = np.nan
+    if not 0 <= value <= high or np.isinf(value):
         wanted = "a number" if high == np.inf else f"a number from 0 to {high}"
         raise InputError(f"{path}, line {line}: expected {wanted}, found {text[:40]!r}.")
-    return number
+    return value
 
 
 def read_history(path):
-    """Reads what `training.Report` writes.
+    """Reads what `runs.Report` writes.
 
     Returns:
         A dict from the name of a column to a float array, one number a report; accuracies in 0..1.
@@ -98,7 +98,7 @@ def read_history(path):
     """
     header, rows = read_table(path, ["epoch", "loss", "training", "validation"])
     highest = [1 if name.split(" ")[0] in ("training", "validation") else np.inf for name in header]
-    numbers = [[_number(path, line, *cell) for cell in zip(row, highest, strict=True)] for line, row in rows]
+    numbers = [[number(path, line, *cell) for cell in zip(row, highest, strict=True)] for line, row in rows]
     return dict(zip(header, np.array(numbers).T, strict=True))
 
 
@@ -131,7 +131,7 @@ def read_scores(path):
     for line, (cell, accuracy, *_) in read_table(path, list(SCORE_COLUMNS))[1]:
         task, marked, seed, chosen = read_task(path, line, cell)
         if seed is None or chosen:
-            testing[task] = _number(path, line, accuracy, 1)
+            testing[task] = number(path, line, accuracy, 1)
         simulated = simulated or marked
     return dict(sorted(testing.items())), simulated
 
