@@ -10,6 +10,7 @@ The file reads from the model up to the person: model file, answers, text, pictu
 """
 
 import inspect
+import io
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from data_utils import InputError
 
 DEFAULT_MODEL = Path(__file__).resolve().parent / "pretrained" / "joint_1k.keras"
 REGISTERED_NAME = "memn2n_kv>MemN2N_KV"  # how Keras calls the network in a file
-LARGEST = {  # sizes that a file may ask for, so that none can fill the machine's memory
+LARGEST = {  # sizes that a file may ask for; what they ask for together has to be in the file
     "vocab_size": 100_000,
     "sentence_size": 10_000,
     "memory_size": 10_000,
@@ -34,7 +35,7 @@ LARGEST = {  # sizes that a file may ask for, so that none can fill the machine'
     "feature_size": 2_000,
     "hops": 100,
 }
-LARGEST_CONFIG = 10_000_000  # bytes
+LARGEST_CONFIG, LARGEST_FILE = 10_000_000, 1_000_000_000  # bytes
 BATCH_SIZE = 500
 TOP = 4
 EXAMPLES = 5  # stories of each task to pick from
@@ -64,7 +65,7 @@ def read_config(path):
     if not str(path).endswith(".keras"):
         raise InputError(f"{path}: {wanted}, found a file of another name.")
     try:
-        saved = _read_archive(path)
+        saved, weights = _read_archive(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}; {wanted}.") from error
     except Exception as error:  # zip, its packers, JSON and UTF-8 have errors of their own, all of them the file's
@@ -74,7 +75,7 @@ def read_config(path):
         found = saved.get("registered_name") or saved.get("class_name") if isinstance(saved, dict) else None
         raise InputError(f"{path}: {wanted}, found a model of another kind ({str(found)[:40]!r}).")
     config = saved.get("config")
-    problem = _config_problem(config)
+    problem = _config_problem(config) or _missing_weights(config, weights)
     if problem:
         raise InputError(f"{path}: {wanted}, found a configuration in which {problem}.")
     # What every Keras layer has, and this model never sets; a dtype would name a class to import.
@@ -82,14 +83,23 @@ def read_config(path):
 
 
 def _read_archive(path):
-    """The parsed `config.json` of a `.keras` file whose parts are all there and whole."""
+    """The parsed `config.json` of a `.keras` file whose parts are all there and whole, and the bytes of its weights."""
+    import h5py  # it takes a moment, and there are quicker checks before it
+
     with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
+            raise ValueError("no file of ours")
         if archive.testzip():  # the first part whose checksum is wrong
             raise ValueError("damaged")
-        archive.getinfo("model.weights.h5")
         if archive.getinfo("config.json").file_size > LARGEST_CONFIG:
             raise ValueError("no configuration of ours")
-        return json.loads(archive.read("config.json"))
+        saved = json.loads(archive.read("config.json"))
+        weights, claimed = archive.read("model.weights.h5"), []
+        with h5py.File(io.BytesIO(weights)) as file:
+            file.visititems(lambda _, item: claimed.append(getattr(item, "nbytes", 0)))
+        if sum(claimed) > len(weights):  # Keras packs nothing, and reads what is claimed before it looks at it
+            raise ValueError("weights that are not there")
+        return saved, sum(claimed)
 
 
 def _config_problem(config):
@@ -110,6 +120,16 @@ def _config_problem(config):
         if not isinstance(tasks, list) or not all(type(task) is int and task in babi_simulator.TASKS for task in tasks):
             return "tasks is no list of task numbers"
     return None
+
+
+def _missing_weights(config, weights):
+    """Whether tables alone would be larger than the weights of a file (in bytes), as half a sentence, or None."""
+    chain = config.get("tying") == "adjacent"
+    words = (config["vocab_size"] - 1) * config["embedding_size"]
+    times = config["memory_size"] * min(config["embedding_size"], config["feature_size"])
+    tables = words * (config["hops"] + 1 if chain and config.get("reader") == "bow" else 2)
+    tables += times * 2 * (config["hops"] if chain else 1)
+    return "the sizes are not those of its weights" if 4 * tables > weights else None
 
 
 def load_network(path):
@@ -321,7 +341,8 @@ def read_questions(lines, source):
     statements, story, previous = [], 0, None
     while lines and not lines[-1].strip():
         lines = lines[:-1]
-    numbered = bool(lines) and re.match("[0-9]+ ", lines[0]) is not None
+    first = next((line.strip() for line in lines if line.strip()), "")
+    numbered = re.match("[0-9]+ ", first) is not None
     for number, line in enumerate(lines, start=1):
 
         def error(what, number=number):
@@ -386,9 +407,9 @@ def examples(data_dir, tasks, stories=EXAMPLES):
     folder = Path(data_utils.PUBLISHED if data_dir is None else data_dir)
     found = []
     for task in tasks:
-        files = sorted(folder.glob(f"qa{task}_*test.txt"))
-        if files:
-            asked = read_file(files[0])
+        path = data_utils.task_file(folder, task, "test") if folder.is_dir() else None
+        if path:
+            asked = read_file(path)
         elif data_dir is None:
             made = babi_simulator.stories(task, 10 * stories, split="test")
             asked = read_questions([line for story in made for line in story], "simulated stories")
@@ -654,7 +675,7 @@ def flag_parser():
     add("--save_attention", metavar="FILE.png", help="draw the attention of the last answer as a heat map")
     add = parser.add_argument_group("page").add_argument
     add("--web", action="store_true", help="serve a page to ask with the browser")
-    add("--host", default="127.0.0.1", help="address to serve at; any other than this lets other machines in")
+    add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, for this machine alone)")
     add("--port", type=babi_simulator.question_count, default=8000, help="port to serve at (default: 8000)")
     add("--data_dir", help=f"bAbI files for examples (default: {data_utils.PUBLISHED}, or else simulated)")
     return parser

@@ -135,7 +135,8 @@ def serve(answerer, examples, top, host, port):
     """
     try:
         app = make_app(answerer, examples, top, host)
-        server = waitress.create_server(app, host=host, port=port, threads=2, ident=None)
+        limits = {"threads": 2, "max_request_body_size": 10 * LONGEST_BODY}  # beyond LONGEST_BODY the page says why
+        server = waitress.create_server(app, host=host, port=port, ident=None, **limits)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error

@@ -181,7 +181,7 @@ def get_stories(path, only_supporting=False):
     return examples
 
 
-def _task_file(data_dir, task_id, split):
+def task_file(data_dir, task_id, split):
     """The path of `qa<N>_<name>_<split>.txt` or `qa<N>_<split>.txt`, or None."""
     try:
         names = sorted(os.listdir(data_dir))
@@ -197,7 +197,7 @@ def _task_file(data_dir, task_id, split):
 
 
 def _required_task_file(data_dir, task_id, split):
-    path = _task_file(data_dir, task_id, split)
+    path = task_file(data_dir, task_id, split)
     if path is None:
         raise InputError(
             f"{data_dir}: task {task_id} has no {split} file "
@@ -226,7 +226,7 @@ def load_task(data_dir, task_id, only_supporting=False):
 
 def load_validation(data_dir, task_id, only_supporting=False):
     """The examples of a task's own validation file (`qa<N>_..._valid.txt`), or None where it has none."""
-    path = _task_file(data_dir, task_id, "valid")
+    path = task_file(data_dir, task_id, "valid")
     return get_stories(path, only_supporting) if path else None
 
 

@@ -66,7 +66,8 @@ def boolean(text):
 class RecipeParser(Parser):
     """Takes flags from files as well: `@FILE` stands for the flags in it, and later flags override them.
 
-    A recipe has flags as a shell would take them, on any number of lines; `#` begins a comment.
+    A recipe has flags as a shell would take them, on any number of lines; `#` begins a comment. It names no other
+    recipe, and every word of the command line that begins with @ is one.
     """
 
     def parse_known_args(self, args=None, namespace=None):
@@ -76,6 +77,8 @@ class RecipeParser(Parser):
             expanded += self.recipe(arg[1:]) if arg.startswith("@") else [arg]
         flags, unknown = super().parse_known_args(expanded, namespace)
         flags.command = shlex.join([self.prog, *args])
+        if isinstance(flags.linear_start, int) and isinstance(flags.epochs, int) and flags.linear_start >= flags.epochs:
+            self.error(f"--linear_start {flags.linear_start} leaves no epoch with softmax; --epochs has to be larger")
         return flags, unknown
 
     def recipe(self, path):
@@ -83,13 +86,13 @@ class RecipeParser(Parser):
         flags = []
         try:
             with open(path, encoding="utf-8") as file:
-                for number, line in enumerate(file, 1):
+                for place, line in enumerate(file, 1):
                     try:
                         flags += shlex.split(line, comments=True)
                     except ValueError as error:
-                        self.error(f"{path}, line {number}: {str(error).lower()}; expected flags and their values")
+                        self.error(f"{path}, line {place}: {str(error).lower()}; expected flags and their values")
                     if flags and not flags[0].startswith("--"):
-                        self.error(f"{path}, line {number}: {flags[0]!r} is no flag; a recipe holds flags and values")
+                        self.error(f"{path}, line {place}: {flags[0]!r} is no flag; a recipe holds flags and values")
         except OSError as error:
             self.error(f"{path}: {error.strerror}; @ is followed by the name of a recipe")
         except UnicodeDecodeError:
@@ -129,9 +132,9 @@ def flag_parser(description, **defaults):
     add = parser.add_argument_group("network").add_argument
     add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector")
     add("--embedding_size", type=count, help="size of a word vector")
-    add("--feature_size", type=count, help="size of keys, values and the hop state")
+    add("--feature_size", type=count, help="size of keys, values and state (bow with adjacent tying: embedding_size)")
     add("--hops", type=count, default=3, help="how often the memory is read")
-    add("--memory_size", type=count, help="slots of the memory; older statements are dropped")
+    add("--memory_size", type=count, help="slots of the memory at most; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
     add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's chain of readings")
     add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
@@ -153,8 +156,8 @@ def flag_parser(description, **defaults):
     add("--gradient_noise", type=number(float, 0), default=0.001, help="standard deviation of noise on gradients")
     add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
     share = number(float, 0, 0.9)
-    add("--state_dropout", type=share, default=0.0, help="share of the state dropped before each hop")
-    add("--word_dropout", type=share, default=0.0, help="share of the words dropped from statements and questions")
+    add("--state_dropout", type=share, default=0.0, help="share of states dropped before hops, after the linear start")
+    add("--word_dropout", type=share, default=0.0, help="share of words dropped from texts, after the linear start")
     add("--time_noise", type=share, default=0.0, help="empty slots put between statements, as a share of slots")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
@@ -284,7 +287,7 @@ def batches(
             stands in several slots of a batch loses the same words in all of them.
         state_dropout: the probability that a feature of the state is dropped before a hop.
         state_shape: (H, F), hops and features of the state.
-        dropout_from: number of the epoch with which both kinds of dropout begin.
+        dropout_from: number of the epoch with which word and state dropout begin.
 
     Returns:
         A `tf.data.Dataset` without end of (inputs, answer (B,), weight (B,)) and, where asked for, noise;
@@ -662,6 +665,8 @@ def cross_entropy(trainer, examples):
     """The mean cross-entropy of the right answers, in nats; answers that training never saw are left out."""
     logits = np.concatenate(list(trainer.logits_of(examples)))
     known = np.flatnonzero(examples.answer != data_utils.NEVER_SEEN)
+    if not len(known):
+        return float("inf")
     top = logits.max(axis=1)
     partition = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
     return float(np.mean((partition[known] - logits[known, examples.answer[known]]).astype(np.float64)))

@@ -11,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -394,10 +395,22 @@ def test_a_file_with_one_wrong_byte_is_refused(trained, tmp_path):
         ask.Answerer(str(path))
 
 
+def test_weights_that_are_claimed_and_not_there_are_refused(variant):
+    """A file of a few bytes may say of a table that it has gigabytes, all of them zero."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_dataset("W", shape=(10**5, 10**5), chunks=(10**3, 10**3), dtype="float32")
+    assert len(content.getvalue()) < 10**6
+    with pytest.raises(InputError, match="damaged"):
+        ask.Answerer(variant(weights=content.getvalue()))
+
+
 def test_weights_that_do_not_fit_are_refused(variant):
     for weights in (b"", b"something else"):
-        with pytest.raises(InputError, match="do not fit"):
+        with pytest.raises(InputError, match="damaged"):
             ask.Answerer(variant(weights=weights))
+    with pytest.raises(InputError, match="the sizes are not those of its weights"):
+        ask.Answerer(variant(lambda saved: saved["config"].update(embedding_size=2000, feature_size=2000)))
     with pytest.raises(InputError, match="do not fit"):
         ask.Answerer(variant(lambda saved: saved["config"].update(feature_size=41)))
     with pytest.raises(InputError, match="do not fit"):

@@ -323,7 +323,7 @@ flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(ca
 def test_flags_come_whole_after_whatever_is_there(folder, content, values):
     path = folder / "params.csv"
     path.write_bytes(content)
-    files.append_params(path, values)
+    files.append(path, lambda there: files.params_bytes(values, there))
     found = path.read_bytes()
     assert found.startswith(content)
     added = found[len(content) :].decode()

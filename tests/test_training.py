@@ -602,7 +602,8 @@ def test_single_command_writes_its_files(single_command):
     assert rows[0][1] in (0, 0.25, 0.5, 0.75)  # four test questions, one with an answer that is never learned
     assert rows[1][1] in (0, 0.3333, 0.6667, 1)  # three
     logs = run_folder(folder / "logs")
-    of_models = {name % task for task in (1, 2) for name in ("history_task%d.csv", "model_task%d.keras", "curves_task%d.png")}
+    kinds = ("history_task%d.csv", "model_task%d.keras", "curves_task%d.png")
+    of_models = {name % task for task in (1, 2) for name in kinds}
     assert set(os.listdir(logs)) == of_models | OF_A_RUN | {"tasks.png"}
     assert score_rows(logs / "scores.csv") == rows
     flags = settings(logs / "params.csv")
