@@ -95,8 +95,11 @@ def _read_archive(path):
             raise ValueError("no configuration of ours")
         saved = json.loads(archive.read("config.json"))
         weights, claimed = archive.read("model.weights.h5"), []
-        with h5py.File(io.BytesIO(weights)) as file:
-            file.visititems(lambda _, item: claimed.append(getattr(item, "nbytes", 0)))
+        try:
+            with h5py.File(io.BytesIO(weights)) as file:
+                file.visititems(lambda _, item: claimed.append(getattr(item, "nbytes", 0)))
+        except OSError as error:
+            raise ValueError("no weights") from error
         if sum(claimed) > len(weights):  # Keras packs nothing, and reads what is claimed before it looks at it
             raise ValueError("weights that are not there")
         return saved, sum(claimed)
