@@ -321,8 +321,12 @@ class Checkpoint(keras.callbacks.Callback):
         }
         return {f"{group}/{i}": v for group, members in groups.items() for i, v in enumerate(members)}
 
-    def restore(self, trainer):
+    def restore(self, trainer, epoch_steps):
         """Brings a trainer into the saved state, if there is one.
+
+        Args:
+            trainer: the `training.Trainer`.
+            epoch_steps: the number of steps of an epoch.
 
         Returns:
             The number of steps that are done.
@@ -345,9 +349,11 @@ class Checkpoint(keras.callbacks.Callback):
         for name, variable in variables.items():
             variable.assign(arrays[name])
         self.history, self.seconds = meta["history"], meta["seconds"]
-        self.loss = [v.numpy() for v in trainer.loss_tracker.variables]
         self.write_history()  # which may have gone beyond the state
-        return int(trainer.optimizer.iterations)
+        steps = int(trainer.optimizer.iterations)
+        if steps % epoch_steps:  # else what it has is the loss of the epoch before
+            self.loss = [v.numpy() for v in trainer.loss_tracker.variables]
+        return steps
 
     def save(self):
         """Saves the state.

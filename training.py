@@ -622,7 +622,7 @@ def train(flags, corpus, seed, callbacks=(), checkpoint=None):
     if checkpoint:
         callbacks = [*callbacks, checkpoint]
         trainer.optimizer.build([trainer.vector])
-        begin = checkpoint.restore(trainer)
+        begin = checkpoint.restore(trainer, steps)
         trainer.between = checkpoint.between
     first_epoch, first_step = divmod(begin, steps)
     data = batches(

@@ -158,6 +158,17 @@ def test_a_run_continues_in_mid_epoch(more, compiled, flags, uninterrupted, monk
     assert csv_files() == expected
 
 
+def test_a_run_continues_between_two_reports(flags, uninterrupted, monkeypatch):
+    """The loss of the epoch before is no part of that of the next."""
+    expected = uninterrupted()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "SAVE_SECONDS", 0)
+        at_save(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))  # after epoch 3; there are reports of 2 and 4
+        assert run(single, flags) == 143
+    assert run(single, flags, "--resume") == 0
+    assert csv_files() == expected
+
+
 def test_stopped_before_it_begins(flags, monkeypatch, capsys):
     monkeypatch.setattr(training, "load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert run(single, flags) == 143
