@@ -144,7 +144,7 @@ class KeyValueHop(keras.layers.Layer):
     where `projected`, R u':
 
     - no gates: `u' = u + o`;
-    - one gate (Gated MemN2N, Liu & Perez, 2016, arXiv:1610.04211, equations 8 and 9):
+    - one gate (Gated MemN2N, Liu & Perez, 2016, arXiv:1610.04211):
       `g = sigmoid(G u + b)`, `u' = g * o + (1 - g) * u`;
     - two gates: `g, f = sigmoid(G u + b)`, `u' = g * o + f * u`. Their biases start at 1, which is near the
       plain sum, so that the hop learns what to forget instead of having to choose at once.
