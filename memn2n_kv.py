@@ -94,19 +94,21 @@ class GruReader(keras.layers.Layer):
 
     Args:
         units: F, the size of the state.
+        recurrent_initializer: of U and U'.
     """
 
-    def __init__(self, units, **kwargs):
+    def __init__(self, units, recurrent_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
-        self.units = units
+        self.units, self.recurrent_initializer = units, recurrent_initializer
 
     def build(self, words_shape, table_shape):
         F, E = self.units, table_shape[-1]
         self.gate_kernel = self.add_weight(name="gate_kernel", shape=(E, 2 * F))
-        self.gate_recurrent = self.add_weight(name="gate_recurrent", shape=(F, 2 * F))
+        recurrent = {"initializer": self.recurrent_initializer}
+        self.gate_recurrent = self.add_weight(name="gate_recurrent", shape=(F, 2 * F), **recurrent)
         self.gate_bias = self.add_weight(name="gate_bias", shape=(2 * F,), initializer="ones")
         self.candidate_kernel = self.add_weight(name="candidate_kernel", shape=(E, F))
-        self.candidate_recurrent = self.add_weight(name="candidate_recurrent", shape=(F, F))
+        self.candidate_recurrent = self.add_weight(name="candidate_recurrent", shape=(F, F), **recurrent)
         self.candidate_bias = self.add_weight(name="candidate_bias", shape=(F,), initializer="zeros")
 
     def call(self, words, table):
@@ -217,8 +219,8 @@ class MemN2N_KV(keras.Model):
         reader: "bow" or "simple_gru".
         tying: what the hops share. "shared": one reading of the memory serves all hops as keys and values,
             and a matrix R_h per hop turns the state (KV-MemNN). "adjacent": the readings differ by hop, the
-            values of a hop are the keys of the next, and with the bow reader the last ones are the answers (MemN2N,
-            section 2.2).
+            values of a hop are the keys of the next, a question is read like the keys of the first, and with the
+            bow reader the last values are the answers (MemN2N, section 2.2).
         gates: gates of each hop's update, 0, 1 or 2; see `KeyValueHop`.
         encoding: position encoding of the bow reader; see `BowReader`.
         keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in
@@ -269,9 +271,11 @@ class MemN2N_KV(keras.Model):
         self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
         if self.bow:
             self.question_reader = self.statement_reader = BowReader(encoding, name="bow")
-        else:
+        elif self.shared:
             self.question_reader = GruReader(feature_size, name="question_gru")
             self.statement_reader = GruReader(feature_size, name="statement_gru")
+        else:
+            self.question_reader = self.statement_reader = GruReader(feature_size, "orthogonal", name="gru")
         self.dropout = keras.layers.Dropout(1 - keep_prob)
         self.state_size = embedding_size if self.bow and not self.shared else feature_size
         self.hop_layers = [KeyValueHop(self.state_size, gates, self.shared, name=f"hop_{h}") for h in range(hops)]
@@ -283,28 +287,31 @@ class MemN2N_KV(keras.Model):
         F = self.state_size
         reading_size = E if self.bow else F
 
-        def add(name, *shape):
-            return self.add_weight(name=name, shape=shape, initializer="glorot_uniform" if self.shared else normal())
+        def add(name, *shape, initializer=None):
+            initializer = initializer or ("glorot_uniform" if self.shared else normal())
+            return self.add_weight(name=name, shape=shape, initializer=initializer)
 
         if self.bow and not self.shared:
             self.W = [add(f"W_{h}", V - 1, E) for h in range(H + 1)]  # words, as each hop reads them; nil has no row
-        else:
+        elif self.shared:
             self.W = add("W", V - 1, E)  # words of questions; nil has no row
             self.W_memory = add("W_memory", V - 1, E)  # words of statements and answers
+        else:  # one for all; smaller words or matrices than these leave the first attention too even to learn from
+            self.W = self.W_memory = add("W", V - 1, E, initializer=keras.initializers.RandomNormal(stddev=1.0))
         if self.shared:
             self.A = add("A", F, reading_size)  # from what a reader gives to features
             self.TK = add("TK", M, reading_size)  # slot times, for keys
             self.TV = add("TV", M, reading_size)  # and for values
         else:
             if not self.bow:
-                self.A = [add(f"A_{h}", F, F) for h in range(H + 1)]
+                self.A = [add(f"A_{h}", F, F, initializer="orthogonal") for h in range(H + 1)]
             self.TK = [add(f"TK_{h}", M, F) for h in range(H)]
             self.TV = [add(f"TV_{h}", M, F) for h in range(H)]
         if self.shared or not self.bow:
-            self.B = add("B", F, E)  # from features to answers
-        if not self.bow:
-            self.question_reader.build((None, None), (V, E))
-            self.statement_reader.build((None, None), (V, E))
+            self.B = add("B", F, E, initializer=None if self.shared else "orthogonal")  # from features to answers
+        for reader in () if self.bow else (self.question_reader, self.statement_reader):
+            if not reader.built:
+                reader.build((None, None), (V, E))
         for hop in self.hop_layers:
             hop.build()
         self.built = True

@@ -389,6 +389,15 @@ def test_dropout_acts_in_training_only(reader):
         assert (np.asarray(network(inputs, training=True)) == logits).all() == (keep_prob == 1.0)
 
 
+@both_readers
+def test_adjacent_tying_reads_a_question_like_the_keys_of_the_first_hop(reader):
+    network = make(reader, tying="adjacent")
+    sentences = questions()["query"]
+    state, readings = network._read(sentences, sentences, training=False)
+    assert_same(readings[0], state)
+    assert (np.asarray(readings[1]) != np.asarray(state)).any()
+
+
 def test_unknown_reader():
     with pytest.raises(ValueError, match="lstm"):
         make("lstm")
@@ -398,15 +407,19 @@ def test_unknown_reader():
 
 
 @pytest.mark.parametrize(
-    ("reader", "parts"),
+    ("reader", "tying", "parts"),
     [
         # W, W_memory; A; TK, TV; B; R of three hops; two GRUs of three gates
-        ("bow", [2 * 12 * 6, 7 * 6, 2 * 5 * 6, 7 * 6, 3 * 7 * 7]),
-        ("simple_gru", [2 * 12 * 6, 7 * 7, 2 * 5 * 7, 7 * 6, 3 * 7 * 7, 2 * 3 * (6 * 7 + 7 * 7 + 7)]),
+        ("bow", "shared", [2 * 12 * 6, 7 * 6, 2 * 5 * 6, 7 * 6, 3 * 7 * 7]),
+        ("simple_gru", "shared", [2 * 12 * 6, 7 * 7, 2 * 5 * 7, 7 * 6, 3 * 7 * 7, 2 * 3 * (6 * 7 + 7 * 7 + 7)]),
+        # W of four readings; TK, TV of three hops
+        ("bow", "adjacent", [4 * 12 * 6, 2 * 3 * 5 * 6]),
+        # W; A of four readings; TK, TV of three hops; B; one GRU of three gates
+        ("simple_gru", "adjacent", [12 * 6, 4 * 7 * 7, 2 * 3 * 5 * 7, 7 * 6, 3 * (6 * 7 + 7 * 7 + 7)]),
     ],
 )
-def test_number_of_parameters(reader, parts):
-    network = make(reader)
+def test_number_of_parameters(reader, tying, parts):
+    network = make(reader, tying=tying)
     assert network.count_params() == sum(parts)
     assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == sum(parts)
 
