@@ -13,6 +13,7 @@ READERS = ("bow", "simple_gru")
 TYINGS = ("shared", "adjacent")
 ENCODINGS = ("padded", "length")
 GATES = (0, 1, 2)
+LINEAR = ("sum", "mean")
 EMPTY = -1e9  # the score of a slot that the softmax must not see
 
 
@@ -155,11 +156,14 @@ class KeyValueHop(keras.layers.Layer):
         feature_size: F.
         gates: 0, 1 or 2.
         projected: multiply the new state by R, as KV-MemNN does.
+        linear_attention: p where a call asks for no softmax: "sum" for the scores s (MemN2N), "mean" for s / n,
+            n being the slots that may be attended. What is read then stays as large however long the story.
     """
 
-    def __init__(self, feature_size, gates=0, projected=True, **kwargs):
+    def __init__(self, feature_size, gates=0, projected=True, linear_attention="sum", **kwargs):
         super().__init__(**kwargs)
         self.feature_size, self.gates, self.projected = feature_size, gates, projected
+        self.linear_attention = linear_attention
 
     def build(self, *shapes):
         F = self.feature_size
@@ -178,7 +182,7 @@ class KeyValueHop(keras.layers.Layer):
             keys, values: (B, M, F).
             key_time, value_time: (M, F).
             occupied: (B, M) bool, which slots may be attended; None for all.
-            linear: scalar bool; where true, p is the scores themselves, without the softmax; None for never.
+            linear: scalar bool; where true, p is linear in the scores, without the softmax; None for never.
 
         Returns:
             The new state (B, F) and the attention p (B, M).
@@ -187,12 +191,19 @@ class KeyValueHop(keras.layers.Layer):
         scores = told + state @ ops.transpose(key_time)
         attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, EMPTY))
         if linear is not None:
-            attention = ops.where(linear, scores, attention)
+            attention = ops.where(linear, self.without_softmax(scores, occupied), attention)
         if occupied is not None:  # where nothing was told, nothing is read
             attention = attention * ops.cast(occupied, scores.dtype)
         told = ops.squeeze(ops.expand_dims(attention, 1) @ values, 1)  # (B, F)
         state = self.update(state, told + attention @ value_time)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
+
+    def without_softmax(self, scores, occupied):
+        """The attention p (B, M) of the linear start, from scores (B, M) and `occupied` (B, M) or None."""
+        if self.linear_attention == "sum":
+            return scores
+        slots = ops.ones_like(scores) if occupied is None else ops.cast(occupied, scores.dtype)
+        return scores / ops.maximum(ops.sum(slots, axis=1, keepdims=True), 1)
 
     def update(self, state, read):
         """The state u' (B, F) after reading o (B, F) in state u (B, F)."""
@@ -226,6 +237,7 @@ class MemN2N_KV(keras.Model):
         keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in
             several slots of a batch is read once, and so loses the same features in all of them.
         mask_padding: keep empty slots out of the softmax.
+        linear_attention: "sum" or "mean", attention where a call is linear; see `KeyValueHop`.
         vocabulary: list of the words with ids 1, 2, ...; not used here, but saved with the model.
         tasks: list of the task numbers it was trained on; not used here, but saved with the model.
     """
@@ -244,6 +256,7 @@ class MemN2N_KV(keras.Model):
         encoding="padded",
         keep_prob=1.0,
         mask_padding=False,
+        linear_attention="sum",
         vocabulary=None,
         tasks=None,
         **kwargs,
@@ -262,10 +275,17 @@ class MemN2N_KV(keras.Model):
             encoding=encoding,
             keep_prob=keep_prob,
             mask_padding=mask_padding,
+            linear_attention=linear_attention,
             vocabulary=vocabulary,
             tasks=tasks,
         )
-        for name, choices in (("reader", READERS), ("tying", TYINGS), ("gates", GATES), ("encoding", ENCODINGS)):
+        for name, choices in (
+            ("reader", READERS),
+            ("tying", TYINGS),
+            ("gates", GATES),
+            ("encoding", ENCODINGS),
+            ("linear_attention", LINEAR),
+        ):
             if self.config[name] not in choices:
                 raise ValueError(f"{name} is {self.config[name]!r}; expected one of {choices}")
         self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
@@ -278,7 +298,9 @@ class MemN2N_KV(keras.Model):
             self.question_reader = self.statement_reader = GruReader(feature_size, "orthogonal", name="gru")
         self.dropout = keras.layers.Dropout(1 - keep_prob)
         self.state_size = embedding_size if self.bow and not self.shared else feature_size
-        self.hop_layers = [KeyValueHop(self.state_size, gates, self.shared, name=f"hop_{h}") for h in range(hops)]
+        self.hop_layers = [
+            KeyValueHop(self.state_size, gates, self.shared, linear_attention, name=f"hop_{h}") for h in range(hops)
+        ]
         self._build_weights()
 
     def _build_weights(self):
@@ -332,7 +354,7 @@ class MemN2N_KV(keras.Model):
             training: apply dropout to readings.
             return_attention: also return where each hop looked.
             linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops have
-                no softmax. None for never.
+                no softmax but `linear_attention`. None for never.
 
         Returns:
             Logits (B, V), and with `return_attention` the attention (B, H, M) too.

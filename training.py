@@ -26,7 +26,7 @@ with open(os.devnull, "w") as _nowhere:
         import tensorflow as tf
         from tensorflow.python.eager import context
 
-        from memn2n_kv import ENCODINGS, GATES, READERS, TYINGS, MemN2N_KV
+        from memn2n_kv import ENCODINGS, GATES, LINEAR, READERS, TYINGS, MemN2N_KV
     finally:
         os.dup2(_stderr, 2)
         os.close(_stderr)
@@ -149,6 +149,7 @@ def flag_parser(description, **defaults):
     add("--decay_epochs", type=count, help="the same in epochs, instead of --decay_steps")
     add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="what it falls by, as a factor")
     add("--linear_start", type=number(int, 0), default=0, help="first epochs without softmax, at half the rate")
+    add("--linear_attention", choices=LINEAR, default="sum", help="what attention then is: scores, or scores / slots")
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
     add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="gradients are clipped to it")
@@ -574,6 +575,7 @@ def build(flags, corpus):
         encoding=flags.encoding,
         keep_prob=flags.keep_prob,
         mask_padding=flags.mask_padding,
+        linear_attention=flags.linear_attention,
         vocabulary=list(corpus.vocabulary),
         tasks=corpus.tasks,
     )

@@ -458,7 +458,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def expected_answer(network, keys, values, query, gates, linear=False, state_mask=None):
+def expected_answer(network, keys, values, query, gates, linear=None, state_mask=None):
     """Logits and attention of one question, bow reader and adjacent tying, as the papers have them."""
     weights = {}
     for variable in network.trainable_variables:
@@ -477,7 +477,7 @@ def expected_answer(network, keys, values, query, gates, linear=False, state_mas
         told = [m for m in range(M) if keys[m].any()]
         key = np.array([read(keys[m], weights[f"W_{h}"]) + weights[f"TK_{h}"][m] for m in told])
         value = np.array([read(values[m], weights[f"W_{h + 1}"]) + weights[f"TV_{h}"][m] for m in told])
-        p = key @ state if linear else softmax(key @ state)
+        p = softmax(key @ state) if linear is None else key @ state / (len(told) if linear == "mean" else 1)
         o = p @ value
         attentions.append(np.bincount(told, p, minlength=M))
         if gates == 0:
@@ -489,16 +489,18 @@ def expected_answer(network, keys, values, query, gates, linear=False, state_mas
 
 
 @pytest.mark.parametrize("gates", memn2n_kv.GATES)
-@pytest.mark.parametrize("linear", [False, True], ids=["softmax", "linear"])
+@pytest.mark.parametrize("linear", [None, *memn2n_kv.LINEAR], ids=["softmax", "sum", "mean"])
 @pytest.mark.parametrize("values", ["keys", "others"])
 def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, linear, values):
-    network = make(tying="adjacent", gates=gates, encoding="length", mask_padding=True)
+    options = {} if linear is None else {"linear_attention": linear}
+    network = make(tying="adjacent", gates=gates, encoding="length", mask_padding=True, **options)
+    start = keras.ops.convert_to_tensor(linear is not None)
     inputs = questions(values=values)
     mask = np.random.default_rng(0).integers(0, 2, (8, H, E)).astype(np.float32)
     for state_mask in (None, mask):
         for form in (inputs, compact(inputs)):
             form = form if state_mask is None else form | {"state_mask": mask}
-            logits, attention = network(form, return_attention=True, linear=keras.ops.convert_to_tensor(linear))
+            logits, attention = network(form, return_attention=True, linear=start)
             for i in range(8):
                 texts = (inputs[name][i] for name in ("memory_key", "memory_value", "query"))
                 expected = expected_answer(network, *texts, gates, linear, None if state_mask is None else mask[i])
