@@ -508,6 +508,19 @@ def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, l
                     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_mean_of_the_linear_start_counts_the_slots_that_may_be_attended():
+    random = np.random.default_rng(0)
+    state, keys, times = (random.normal(size=size).astype(np.float32) for size in ((2, E), (2, M, E), (M, E)))
+    occupied = np.arange(M) < [[2], [0]]  # the second story has told nothing yet
+    hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention="mean")
+    start = keras.ops.convert_to_tensor(True)
+    scores = np.einsum("bme,be->bm", keys + times, state)
+    _, attention = hop(state, keys, keys, times, times, linear=start)
+    np.testing.assert_allclose(attention, scores / M, rtol=1e-4)
+    _, attention = hop(state, keys, keys, times, times, occupied=occupied, linear=start)
+    np.testing.assert_allclose(attention, np.where(occupied, scores / 2, 0), rtol=1e-4)
+
+
 @both_readers
 @pytest.mark.parametrize("gates", memn2n_kv.GATES)
 def test_gates_go_with_every_reader_and_tying(reader, gates, tmp_path):
@@ -539,7 +552,7 @@ def test_length_encoding_does_not_depend_on_padding():
     np.testing.assert_allclose(weights[0, 2], 2 * np.arange(1, E + 1) / E, rtol=1e-6)  # 1 + 4 (i/E - 1/2) / 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("tying", "layerwise"), ("gates", 3), ("encoding", "sine")])
+@pytest.mark.parametrize(("name", "value"), [("tying", "layerwise"), ("gates", 3), ("encoding", "sine"), ("linear_attention", "max")])
 def test_unknown_variants(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})

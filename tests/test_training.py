@@ -786,7 +786,8 @@ def test_recipes_are_understood(recipe):
 
 
 RECIPE = "--tying adjacent --gates 2 --encoding length --mask_padding True --optimizer sgd --clip global".split()
-RECIPE += "--linear_start 1 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1 --gradient_noise 0".split()
+RECIPE += "--linear_start 1 --linear_attention mean --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1".split()
+RECIPE += "--gradient_noise 0".split()
 
 
 def test_restarts_are_chosen_by_validation(small_run, tmp_path, monkeypatch, capsys):
