@@ -552,7 +552,10 @@ def test_length_encoding_does_not_depend_on_padding():
     np.testing.assert_allclose(weights[0, 2], 2 * np.arange(1, E + 1) / E, rtol=1e-6)  # 1 + 4 (i/E - 1/2) / 2
 
 
-@pytest.mark.parametrize(("name", "value"), [("tying", "layerwise"), ("gates", 3), ("encoding", "sine"), ("linear_attention", "max")])
+UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max"}
+
+
+@pytest.mark.parametrize(("name", "value"), UNKNOWN.items())
 def test_unknown_variants(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})
