@@ -197,7 +197,7 @@ def task_table(found, names, size, regime):
     for name in names:
         chosen = choose(found[name])
         by_task = [f"{error:.1f}".removesuffix(".0") for error in chosen]
-        title = f"**{name}**, chosen of {len(found[name])}"
+        title = f"**{name}**, " + (f"chosen of {len(found[name])}" if len(found[name]) > 1 else "one seed")
         lines.append([title, f"{np.mean(chosen):.2f}", failed(chosen), *by_task])
     header = ["test error %", "mean", "failed", *TASKS]
     return markdown(header, lines + published_lines(size, regime))
