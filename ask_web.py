@@ -1,32 +1,72 @@
 """The page of `ask.py --web`: Flask answers its requests, waitress serves them.
 
-Waitress, because the server that comes with Flask is for development only, and says so at every start; waitress
-is plain Python without further packages, and limits what a client can make it hold.
+Waitress rather than Flask's own server, which is for development only: waitress is plain Python without further
+packages, and limits what a client can make it hold. The page is meant for one person.
 
-The page is `ask.html` with `ask.css` and `ask.js`; nothing comes from other machines. A person's text goes in and out
-as JSON, and the page puts it in place as text.
+The page is `web/ask.html` with `ask.css` and `ask.js`; nothing comes from other machines. Text goes in and out as JSON,
+and the page inserts it as text.
 """
 
 import ipaddress
+import os
 import sys
-from pathlib import Path
+import threading
 
 import flask
 import waitress
 
-from data_utils import InputError
+import corpus
+import data_utils
+from flags import HERE, InputError
 
-HERE = Path(__file__).resolve().parent
 LONGEST_STORY = 20_000  # characters
 LONGEST_QUESTION = 300
-LONGEST_BODY = 200_000  # bytes, which holds the two in any script and any JSON spelling
+LONGEST_BODY = 200_000  # bytes; it holds the longest story and question in any script and any JSON spelling
+CONNECTIONS = 500  # at once; more have to wait
+IDLE_SECONDS = 10  # after which a connection without a complete request is closed
+EXAMPLES = 5  # stories of each task to pick from
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",  # the page is small, and a new version should be seen
+    "Cache-Control": "no-store",  # the page is small, and a reload must show a new version
 }
+
+
+def examples(data_dir, tasks):
+    """Stories of each task to pick from: from bAbI files, or else simulated.
+
+    Args:
+        data_dir: a folder of bAbI files; None for the published corpus if it is in place, or else the simulator.
+        tasks: task numbers.
+
+    Returns:
+        A list of dicts: the task's `number` and `name`, and a list `examples` of dicts with `story`, a list of
+        sentences, `question` and `truth`.
+
+    Raises:
+        InputError: the given folder has no file of any of the tasks, or a file breaks the format.
+    """
+    folder = corpus.PUBLISHED if data_dir is None else data_dir
+    examples_of_tasks = []
+    for task in tasks:
+        path = data_utils.task_file(folder, task, "test") if os.path.isdir(folder) else None
+        if path:
+            questions = data_utils.parse_text(data_utils.read_lines(path), path, plain=True)
+        elif data_dir is None:
+            questions = corpus.simulated_questions(task, 10 * EXAMPLES)
+        else:
+            continue
+        by_story = {}
+        for question in questions:
+            by_story.setdefault(question.story, []).append(question)
+        middle = [questions[len(questions) // 2] for questions in list(by_story.values())[:EXAMPLES]]
+        chosen = [{"story": list(q.statements), "question": q.question, "truth": q.answer} for q in middle]
+        examples_of_tasks.append({"number": task, "name": data_utils.TASK_NAMES[task], "examples": chosen})
+    if not examples_of_tasks:
+        raise InputError(f"{data_dir}: expected a folder of bAbI test files (qa1_..._test.txt), found none.")
+    return examples_of_tasks
 
 
 def make_app(answerer, examples, top, host="127.0.0.1"):
@@ -34,22 +74,22 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
 
     Args:
         answerer: `ask.Answerer`.
-        examples: list of tasks as `ask.examples` gives it.
+        examples: list of tasks, from the function `examples`.
         top: how many words to give for an answer.
         host: the address or name it is served at.
 
     Returns:
         A `flask.Flask` with the page, `/examples` and `/answer`.
     """
-    app = flask.Flask(__name__, static_folder=None)
+    app = flask.Flask(__name__, static_folder=os.path.join(HERE, "web"), static_url_path="")
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
 
     @app.before_request
-    def refuse_strange_hosts():
-        # A page elsewhere may point its own name at this machine, to talk to this server as if it were its own
+    def refuse_foreign_hosts():
+        # Another site can point its own name at this machine, to talk to this server as if it were its own
         # (DNS rebinding). The browser then sends that name; an address cannot be pointed anywhere.
-        if not _is_ours(flask.request.host, host):
-            return {"error": f"This server answers to localhost, {host} and addresses, not to other names."}, 403
+        if not _is_own_host(flask.request.host, host):
+            return {"error": f"This server answers to localhost, {host} and IP addresses, not to other names."}, 403
 
     @app.after_request
     def add_headers(response):
@@ -57,7 +97,7 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
         return response
 
     @app.errorhandler(404)
-    def not_there(error):
+    def not_found(error):
         return {"error": "There is no such page."}, 404
 
     @app.errorhandler(413)
@@ -66,36 +106,31 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
 
     @app.get("/")
     def page():
-        return flask.send_file(HERE / "ask.html")
-
-    @app.get("/ask.css")
-    def style():
-        return flask.send_file(HERE / "ask.css")
-
-    @app.get("/ask.js")
-    def script():
-        return flask.send_file(HERE / "ask.js", mimetype="text/javascript")
+        return app.send_static_file("ask.html")
 
     @app.get("/examples")
-    def give_examples():
+    def send_examples():
         return {"tasks": examples}
 
     @app.post("/answer")
     def answer():
-        # Other sites can send a form, or JSON that is called plain text, without asking; JSON by its name they cannot.
+        # Without asking, other sites can send a form, or JSON labelled as plain text, but not JSON labelled as JSON.
         if flask.request.mimetype != "application/json":
             return {"error": "Expected a request in JSON (Content-Type: application/json)."}, 415
         try:
-            statements, question = _asked(flask.request.get_json(silent=True))
-            (found,) = answerer.answer([(statements, question)], top)
+            body = flask.request.get_json(silent=True)
+        except RecursionError:  # deeply nested JSON
+            body = None
+        try:
+            (answer,) = answerer.answer([_story_and_question(body)], top)
         except InputError as error:
             return {"error": str(error)}, 400
-        return found.as_dict()
+        return answer.as_dict()
 
     return app
 
 
-def _is_ours(host_header, host):
+def _is_own_host(host_header, host):
     """Whether a Host header is localhost, an IP address or the name given with --host."""
     name = host_header.strip().lower()
     name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
@@ -108,40 +143,51 @@ def _is_ours(host_header, host):
     return True
 
 
-def _asked(body):
+def _story_and_question(body):
     """(statements, question) of a request's body, or InputError."""
     story = body.get("story") if isinstance(body, dict) else None
     question = body.get("question") if isinstance(body, dict) else None
     if not isinstance(story, str) or not isinstance(question, str):
         raise InputError('Expected an object with two texts, "story" and "question".')
-    for name, text, most in (("story", story, LONGEST_STORY), ("question", question, LONGEST_QUESTION)):
-        if len(text) > most:
-            raise InputError(f"The {name} has {len(text)} characters; at most {most} can be read.")
+    for name, text, limit in (("story", story, LONGEST_STORY), ("question", question, LONGEST_QUESTION)):
+        if len(text) > limit:
+            raise InputError(f"The {name} has {len(text)} characters; at most {limit} can be read.")
     if not question.strip():
         raise InputError("Expected a question, found none.")
     return [line.strip() for line in story.splitlines() if line.strip()], question.strip()
 
 
-def serve(answerer, examples, top, host, port):
-    """Serves the page until Ctrl-C.
-
-    Args:
-        answerer, examples, top: see `make_app`.
-        host: address to listen at.
-        port: port to listen at.
+def create_server(app, host, port):
+    """A waitress server for an application.
 
     Raises:
-        InputError: nothing can listen there.
+        InputError: nothing can listen at this address.
     """
     try:
-        app = make_app(answerer, examples, top, host)
-        limits = {"threads": 2, "max_request_body_size": 10 * LONGEST_BODY}  # beyond LONGEST_BODY the page says why
-        server = waitress.create_server(app, host=host, port=port, ident=None, **limits)
+        return waitress.create_server(
+            app,
+            host=host,
+            port=port,
+            ident=None,
+            threads=2,
+            max_request_body_size=10 * LONGEST_BODY,  # beyond LONGEST_BODY, the application says what is wrong
+            connection_limit=CONNECTIONS,
+            channel_timeout=IDLE_SECONDS,
+            cleanup_interval=1,
+            asyncore_use_poll=True,
+        )
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error
-    shown = f"[{host}]" if ":" in host else host
-    print(f"Ask at http://{shown}:{port}/ (Ctrl-C ends it).", flush=True)
+
+
+def serve(answerer, examples, top, host, port):
+    """Serves the page until Ctrl-C; see `make_app` and `create_server`."""
+    server = create_server(make_app(answerer, examples, top, host), host, port)
+    address = f"[{host}]" if ":" in host else host
+    print(f"Ask at http://{address}:{port}/ (Ctrl-C ends it).", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("Other machines can reach it, too.", file=sys.stderr)
-    server.run()
+    thread = threading.Thread(target=server.run, daemon=True)  # in the main thread, `run` would swallow Ctrl-C
+    thread.start()
+    thread.join()

@@ -1,14 +1,13 @@
 """Trains one Key-Value Memory Network on all twenty bAbI tasks and scores it task by task."""
 
-import data_utils
-import runs
-import training
+import flags
 
 
 def flag_parser():
-    """This script's flags: its defaults are those of the original joint training."""
-    return training.flag_parser(
+    """The parser of this script's flags; the defaults are those of the original's joint training."""
+    return flags.training_parser(
         __doc__,
+        task_id="all",
         embedding_size=40,
         feature_size=50,
         memory_size=50,
@@ -23,8 +22,12 @@ def flag_parser():
 
 
 def main(argv=None):
-    runs.run("joint", flag_parser(), lambda flags: [range(1, data_utils.TASKS + 1)], argv)
+    """Trains one model on the tasks in --task_id."""
+    values = flag_parser().parse_args(argv)
+    import experiment  # after the flags, so that help and wrong flags answer at once
+
+    experiment.run("joint", values, lambda values: [values.task_id])
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    flags.run_command(main)

@@ -1,29 +1,31 @@
 """Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126) as a Keras 3 model.
 
-Reads from leaf to root: position encoding, the two readers, one hop, the network. Letters in the comments
-on shapes: B examples, M memory slots, U distinct statements, J words of a sentence, V words of the
-vocabulary, E embedding size, F feature size, H hops.
+The file reads from leaf to root: position encoding, the two readers, one hop, the network. Letters in comments on
+shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a sentence, V words
+of the vocabulary, E embedding size, F feature size, H hops.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-READERS = ("bow", "simple_gru")
-TYINGS = ("shared", "adjacent")
-ENCODINGS = ("padded", "length")
-GATES = (0, 1, 2)
-LINEAR = ("sum", "mean")
-EMPTY = -1e9  # the score of a slot that the softmax must not see
+CHOICES = {
+    "reader": ("bow", "simple_gru"),
+    "tying": ("shared", "adjacent"),
+    "gates": (0, 1, 2),
+    "encoding": ("padded", "length"),
+    "linear_attention": ("sum", "mean"),
+}
+MASKED_SCORE = -1e9  # score of masked slots, whose softmax is 0
 
 
 def normal():
-    """The initializer of MemN2N, section 4.2: N(0, 0.1). One initializer gives the same numbers each time."""
+    """The initializer of MemN2N, section 4.2: N(0, 0.1). One initializer gives every weight the same numbers."""
     return keras.initializers.RandomNormal(stddev=0.1)
 
 
 def position_encoding(sentence_size, embedding_size):
-    """Weights that let a sum of word vectors keep the order of the words (MemN2N, section 4.1).
+    """Weights that keep the order of words in a sum of word vectors (MemN2N, section 4.1).
 
     `l[j, i] = 1 + 4 (i - E/2) (j - J/2) / (E J)` for i in 1..E and j in 1..J, J the padded sentence size.
 
@@ -38,9 +40,9 @@ def position_encoding(sentence_size, embedding_size):
 def length_encoding(words, embedding_size):
     """Position encoding over the true length n of each sentence instead of the padded size.
 
-    `l[j, i] = 1 + 4 (i/E - 1/2) (j/n - 1/2)` for i in 1..E and j in 1..n, so that the last word of a question
-    weighs the same however long the question is. Nil words before the last one, as word dropout makes them, change
-    nothing for the others.
+    `l[j, i] = 1 + 4 (i/E - 1/2) (j/n - 1/2)` for i in 1..E and j in 1..n. The last word of a question has the same
+    weights however long the question is. Nil words before the last word, which word dropout makes, do not change the
+    weights of the others.
 
     Args:
         words: (..., J) word ids, 0 = nil.
@@ -50,7 +52,7 @@ def length_encoding(words, embedding_size):
     """
     i = np.arange(1, embedding_size + 1, dtype=np.float32) / embedding_size - 0.5
     j = np.arange(1, words.shape[-1] + 1, dtype=np.float32)
-    length = ops.max(ops.where(ops.not_equal(words, 0), j, 0.0), axis=-1, keepdims=True)  # the last word's place
+    length = ops.max(ops.where(ops.not_equal(words, 0), j, 0.0), axis=-1, keepdims=True)  # n
     return 1 + 4 * ops.expand_dims(j / ops.maximum(length, 1.0) - 0.5, -1) * i
 
 
@@ -73,7 +75,7 @@ class BowReader(keras.layers.Layer):
             *tables: T tables of (V, E) word vectors; row 0 is zero.
 
         Returns:
-            The reading (..., E) with each of the tables, as a list.
+            A list with the reading (..., E) of each table.
         """
         size, count = tables[0].shape[-1], len(tables)
         if self.encoding == "length":
@@ -82,14 +84,14 @@ class BowReader(keras.layers.Layer):
             weights = position_encoding(words.shape[-1], size)
         if count > 1:
             weights = ops.tile(weights, [1] * (len(weights.shape) - 1) + [count])
-        vectors = ops.take(ops.concatenate(tables, axis=1), words, axis=0)  # (..., J, T E), looked up once
+        vectors = ops.take(ops.concatenate(tables, axis=1), words, axis=0)  # (..., J, T E), one look-up
         return ops.split(ops.sum(vectors * weights, axis=-2), count, axis=-1)
 
 
 class GruReader(keras.layers.Layer):
     """A sentence as the state of a gated recurrent unit (Cho et al., 2014, arXiv:1406.1078) after its last word.
 
-    For word vector x and state h, with * between vectors element by element:
+    For word vector x and state h, with * the element-wise product:
     `r, z = sigmoid(W x + U h + b)`, `c = tanh(W' x + U' (r * h) + b')`, `h <- z * h + (1 - z) * c`.
     Nil words leave the state as it is. The gates' biases b start at 1.
 
@@ -120,13 +122,13 @@ class GruReader(keras.layers.Layer):
             table: (V, E) word vectors.
 
         Returns:
-            The reading (N, F), in a list as `BowReader` has it.
+            A list with the reading (N, F), as `BowReader` returns for one table.
         """
-        # There are fewer words in the vocabulary than in a batch: multiply first, look up afterwards.
+        # The vocabulary has fewer words than a batch: multiply first, look up afterwards.
         gate_input = ops.take(table @ self.gate_kernel + self.gate_bias, words, axis=0)  # (N, J, 2F)
         candidate_input = ops.take(table @ self.candidate_kernel + self.candidate_bias, words, axis=0)
         is_word = ops.expand_dims(ops.not_equal(words, 0), -1)  # (N, J, 1)
-        # The state before the first word is zero, which spares the first word its two products.
+        # The state before the first word is zero, so the first word needs no recurrent products.
         keep = ops.sigmoid(gate_input[:, 0, self.units :])
         state = ops.where(is_word[:, 0], (1 - keep) * ops.tanh(candidate_input[:, 0]), 0.0)  # (N, F)
         for j in range(1, words.shape[1]):
@@ -140,24 +142,26 @@ class GruReader(keras.layers.Layer):
 class KeyValueHop(keras.layers.Layer):
     """One hop: address the keys, read the values, update the state (KV-MemNN, section 3.1).
 
-    Memory is what was told (`keys`, `values`) plus when it was told (`key_time`, `value_time`). The two
-    parts are kept apart, because time is the same for every example of a batch.
+    A key or value is the reading of a statement (`keys`, `values`) plus the time of its slot (`key_time`,
+    `value_time`). The two parts stay apart because times are the same for every example of a batch, and because the
+    readings of empty slots are zero: only the R occupied slots of a batch are addressed and read by content, which
+    costs what the statements in a batch cost, not what its padding would.
 
-    With p the attention, o what was read, u the state and * element by element, the new state is u' or,
-    where `projected`, R u':
+    With p the attention, o the vector read, u the state and * the element-wise product, the new state is u' or, if
+    `projected`, R u':
 
     - no gates: `u' = u + o`;
     - one gate (Gated MemN2N, Liu & Perez, 2016, arXiv:1610.04211):
       `g = sigmoid(G u + b)`, `u' = g * o + (1 - g) * u`;
-    - two gates: `g, f = sigmoid(G u + b)`, `u' = g * o + f * u`. Their biases start at 1, which is near the
-      plain sum, so that the hop learns what to forget instead of having to choose at once.
+    - two gates: `g, f = sigmoid(G u + b)`, `u' = g * o + f * u`. Their biases start at 1, which is near the plain
+      sum: the hop learns what to forget.
 
     Args:
         feature_size: F.
         gates: 0, 1 or 2.
         projected: multiply the new state by R, as KV-MemNN does.
-        linear_attention: p where a call asks for no softmax: "sum" for the scores s (MemN2N), "mean" for s / n,
-            n being the slots that may be attended. What is read then stays as large however long the story.
+        linear_attention: the attention without softmax: "sum" for the scores s (MemN2N), "mean" for s / n with n the
+            number of slots that may be attended, so that the norm of what is read does not grow with the story.
     """
 
     def __init__(self, feature_size, gates=0, projected=True, linear_attention="sum", **kwargs):
@@ -174,28 +178,33 @@ class KeyValueHop(keras.layers.Layer):
             bias = "ones" if self.gates == 2 else "zeros"
             self.gate_bias = self.add_weight(name="gate_bias", shape=(self.gates * F,), initializer=bias)
 
-    def call(self, state, keys, values, key_time, value_time, occupied=None, linear=None):
+    def call(self, state, keys, values, slots, key_time, value_time, occupied=None, linear=None):
         """`p = softmax_m(k_m . u)`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
-            keys, values: (B, M, F).
+            keys, values: (R, F), readings of statements.
+            slots: (R,) the slot b M + m of each reading in the batch, in ascending order.
             key_time, value_time: (M, F).
             occupied: (B, M) bool, which slots may be attended; None for all.
-            linear: scalar bool; where true, p is linear in the scores, without the softmax; None for never.
+            linear: scalar bool tensor; if true, p is linear in the scores, without the softmax; None for never.
 
         Returns:
             The new state (B, F) and the attention p (B, M).
         """
-        told = ops.squeeze(keys @ ops.expand_dims(state, -1), -1)  # (B, M)
-        scores = told + state @ ops.transpose(key_time)
-        attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, EMPTY))
+        batch_size, memory_size = ops.shape(state)[0], key_time.shape[0]
+        example = slots // memory_size
+        content_scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
+        content_scores = ops.segment_sum(content_scores, slots, num_segments=batch_size * memory_size)
+        scores = ops.reshape(content_scores, (batch_size, memory_size)) + state @ ops.transpose(key_time)
+        attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE))
         if linear is not None:
             attention = ops.where(linear, self.without_softmax(scores, occupied), attention)
-        if occupied is not None:  # where nothing was told, nothing is read
+        if occupied is not None:  # nothing is read from an empty memory
             attention = attention * ops.cast(occupied, scores.dtype)
-        told = ops.squeeze(ops.expand_dims(attention, 1) @ values, 1)  # (B, F)
-        state = self.update(state, told + attention @ value_time)
+        weights = ops.expand_dims(ops.take(ops.reshape(attention, (-1,)), slots), -1)  # (R, 1)
+        read = ops.segment_sum(weights * values, example, num_segments=batch_size) + attention @ value_time  # (B, F)
+        state = self.update(state, read)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
 
     def without_softmax(self, scores, occupied):
@@ -225,21 +234,21 @@ class MemN2N_KV(keras.Model):
         sentence_size: J, words of a padded sentence.
         memory_size: M, slots of the memory.
         embedding_size: E.
-        feature_size: F; with the bow reader and adjacent tying F = E, whatever is given.
+        feature_size: F; ignored with the bow reader and adjacent tying, where F = E.
         hops: H.
         reader: "bow" or "simple_gru".
-        tying: what the hops share. "shared": one reading of the memory serves all hops as keys and values,
-            and a matrix R_h per hop turns the state (KV-MemNN). "adjacent": the readings differ by hop, the
-            values of a hop are the keys of the next, a question is read like the keys of the first, and with the
-            bow reader the last values are the answers (MemN2N, section 2.2).
+        tying: what hops share. "shared": one reading of the memory serves all hops as keys and values, and a matrix
+            R_h per hop transforms the state (KV-MemNN). "adjacent": the values of a hop are the keys of the next, a
+            question is read like the keys of the first hop, and with the bow reader the last values are the answers
+            (MemN2N, section 2.2).
         gates: gates of each hop's update, 0, 1 or 2; see `KeyValueHop`.
         encoding: position encoding of the bow reader; see `BowReader`.
-        keep_prob: in training, the share of the readers' output that dropout keeps; a statement that stands in
-            several slots of a batch is read once, and so loses the same features in all of them.
+        keep_prob: share of the readers' output that dropout keeps in training. A statement that stands in several
+            slots of a batch is read once and loses the same features in all of them.
         mask_padding: keep empty slots out of the softmax.
-        linear_attention: "sum" or "mean", attention where a call is linear; see `KeyValueHop`.
-        vocabulary: list of the words with ids 1, 2, ...; not used here, but saved with the model.
-        tasks: list of the task numbers it was trained on; not used here, but saved with the model.
+        linear_attention: "sum" or "mean", the attention of a linear call; see `KeyValueHop`.
+        vocabulary: list of the words with ids 1, 2, ...; saved with the model, not used here.
+        tasks: list of the task numbers in training; saved with the model, not used here.
     """
 
     def __init__(
@@ -279,13 +288,7 @@ class MemN2N_KV(keras.Model):
             vocabulary=vocabulary,
             tasks=tasks,
         )
-        for name, choices in (
-            ("reader", READERS),
-            ("tying", TYINGS),
-            ("gates", GATES),
-            ("encoding", ENCODINGS),
-            ("linear_attention", LINEAR),
-        ):
+        for name, choices in CHOICES.items():
             if self.config[name] not in choices:
                 raise ValueError(f"{name} is {self.config[name]!r}; expected one of {choices}")
         self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
@@ -314,14 +317,14 @@ class MemN2N_KV(keras.Model):
             return self.add_weight(name=name, shape=shape, initializer=initializer)
 
         if self.bow and not self.shared:
-            self.W = [add(f"W_{h}", V - 1, E) for h in range(H + 1)]  # words, as each hop reads them; nil has no row
+            self.W = [add(f"W_{h}", V - 1, E) for h in range(H + 1)]  # words as each hop reads them; nil has no row
         elif self.shared:
             self.W = add("W", V - 1, E)  # words of questions; nil has no row
             self.W_memory = add("W_memory", V - 1, E)  # words of statements and answers
-        else:  # one for all; smaller words or matrices than these leave the first attention too even to learn from
+        else:  # one table for all; smaller word vectors or matrices make the first attention too uniform to learn from
             self.W = self.W_memory = add("W", V - 1, E, initializer=keras.initializers.RandomNormal(stddev=1.0))
         if self.shared:
-            self.A = add("A", F, reading_size)  # from what a reader gives to features
+            self.A = add("A", F, reading_size)  # from readings to features
             self.TK = add("TK", M, reading_size)  # slot times, for keys
             self.TV = add("TV", M, reading_size)  # and for values
         else:
@@ -345,24 +348,33 @@ class MemN2N_KV(keras.Model):
         """Answers questions.
 
         Args:
-            inputs: a dict of word ids in one of two forms. Padded: `memory_key` (B, M, J), `query` (B, J)
-                and, where values are not the keys, `memory_value` (B, M, J). Compact, where each distinct
-                statement is read once: `statements` (U, J), `key_slots` (B, M) with the row of each slot's
-                key, row 0 being the empty statement, `query` (B, J) and, where values are not the keys,
-                `value_slots` (B, M). In either form, `state_mask` (B, H, F) multiplies the state before each
-                hop, where it is given: dropout.
+            inputs: a dict of word ids in one of two forms. Padded: `memory_key` (B, M, J), `query` (B, J) and, if
+                values differ from keys, `memory_value` (B, M, J). Compact, in which each distinct statement is read
+                once: `statements` (U, J), row 0 being the empty statement, `key_slots` (B, M) with the row of each
+                slot's key, `query` (B, J) and, if values differ from keys, `value_slots` (B, M). The compact form may
+                have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
+                other slots then cost next to nothing. In either form an optional `state_mask` (B, H, F) multiplies
+                the state before each hop (dropout).
             training: apply dropout to readings.
-            return_attention: also return where each hop looked.
-            linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops have
-                no softmax but `linear_attention`. None for never.
+            return_attention: also return the attention of each hop.
+            linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops use
+                `linear_attention` instead of the softmax. None for never.
 
         Returns:
-            Logits (B, V), and with `return_attention` the attention (B, H, M) too.
+            Logits (B, V); with `return_attention`, logits and the attention (B, H, M).
         """
         statements, key_slots, value_slots, occupied = self._slots(inputs)
         state, readings = self._read(inputs["query"], statements, training)
-        keys = [ops.take(reading, key_slots, axis=0) for reading in readings]  # each (B, M, F)
-        values = keys if value_slots is None else [ops.take(reading, value_slots, axis=0) for reading in readings]
+        size = ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
+        slots = inputs.get("occupied_slots", ops.arange(size))  # (R,)
+
+        def at_slots(rows):  # readings of each hop (R, F); padding reads the empty statement
+            rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
+            return [ops.take(reading, rows, axis=0) for reading in readings]
+
+        keys = at_slots(key_slots)
+        values = keys if value_slots is None else at_slots(value_slots)
+        slots = ops.minimum(slots, size - 1)
 
         attentions = []
         for h, (hop, key_time, value_time) in enumerate(zip(self.hop_layers, *self._times(), strict=True)):
@@ -370,6 +382,7 @@ class MemN2N_KV(keras.Model):
                 state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
                 keys[0 if self.shared else h],
                 values[0 if self.shared else h + 1],
+                slots,
                 key_time,
                 value_time,
                 occupied if self.mask_padding else None,
@@ -380,16 +393,16 @@ class MemN2N_KV(keras.Model):
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
     def _read(self, query, statements, training):
-        """The first state (B, F), and statements as hops read them: a list of one or, untied, H + 1 of (U, F)."""
+        """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
             tables = [_with_nil(table) for table in self.W]
             (state,), readings = self.question_reader(query, tables[0]), self.statement_reader(statements, *tables)
             return self.dropout(state, training=training), [self.dropout(r, training=training) for r in readings]
         (question,) = self.question_reader(query, _with_nil(self.W))
-        (read,) = self.statement_reader(statements, _with_nil(self.W_memory))
-        question, read = self.dropout(question, training=training), self.dropout(read, training=training)
+        (reading,) = self.statement_reader(statements, _with_nil(self.W_memory))
+        question, reading = self.dropout(question, training=training), self.dropout(reading, training=training)
         to_features = [ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
-        return question @ to_features[0], [read @ matrix for matrix in to_features]
+        return question @ to_features[0], [reading @ matrix for matrix in to_features]
 
     def _times(self):
         """The time vectors (M, F) of each hop, for keys and for values."""
@@ -406,7 +419,7 @@ class MemN2N_KV(keras.Model):
         return (state @ self.B) @ ops.transpose(_with_nil(self.W_memory))
 
     def _slots(self, inputs):
-        """Statements (U, J), slot rows for keys and, where they differ, values (B, M), and occupancy (B, M)."""
+        """Statements (U, J), rows of keys and, if they differ, values (B, M), and occupancy (B, M)."""
         if "statements" in inputs:
             key_slots = inputs["key_slots"]
             return inputs["statements"], key_slots, inputs.get("value_slots"), ops.not_equal(key_slots, 0)
@@ -422,5 +435,5 @@ class MemN2N_KV(keras.Model):
 
 
 def _with_nil(weights):
-    """Word vectors (V, E) with a zero vector for nil, which is not a variable and so is never trained."""
+    """Word vectors (V, E) with a constant zero vector for nil."""
     return ops.concatenate([ops.zeros((1, weights.shape[-1])), weights], axis=0)

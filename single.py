@@ -1,12 +1,11 @@
 """Trains and scores one Key-Value Memory Network per bAbI task."""
 
-import runs
-import training
+import flags
 
 
 def flag_parser():
-    """This script's flags: its defaults are those of the original single-task training."""
-    return training.flag_parser(
+    """The parser of this script's flags; the defaults are those of the original's training per task."""
+    return flags.training_parser(
         __doc__,
         task_id="1",
         embedding_size=30,
@@ -22,8 +21,12 @@ def flag_parser():
 
 
 def main(argv=None):
-    runs.run("single", flag_parser(), lambda flags: [[task] for task in flags.task_id], argv)
+    """Trains one model for each task in --task_id."""
+    values = flag_parser().parse_args(argv)
+    import experiment  # after the flags, so that help and wrong flags answer at once
+
+    experiment.run("single", values, lambda values: [[task] for task in values.task_id])
 
 
 if __name__ == "__main__":
-    runs.command(main)
+    flags.run_command(main)

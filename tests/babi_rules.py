@@ -1,9 +1,8 @@
-"""Reads bAbI stories by rule: answer and supporting facts of every question from its text alone.
+"""Rules that derive the answer and the supporting facts of every bAbI question from its text alone.
 
-Independent of the simulator: nothing is shared with it but the language of the stories. A rule
-sees the statements so far, in order, and the question. Where chance, not the text, decides which of
-several facts a question is about (tasks 5 and 18), a rule returns all readings that can be meant,
-the likeliest first.
+They are independent of the simulator and share only the language of the stories with it. A rule sees the statements so
+far, in order, and the question. If chance rather than the text decides which of several facts a question is about
+(tasks 5 and 18), a rule returns all possible readings, the likeliest first.
 """
 
 import re
@@ -21,19 +20,19 @@ class Line(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A question, what the file says of it, and the (answer, support) pairs a rule allows."""
+    """A question line with the answer and support of the file, and the (answer, support) pairs that a rule allows."""
 
     line: Line
     allowed: list
 
     @property
     def first(self):
-        """Whether the file has the likeliest reading."""
+        """Whether the file agrees with the likeliest reading."""
         return self.allowed[:1] == [(self.line.answer, self.line.support)]
 
     @property
     def possible(self):
-        """Whether the file has one of the readings."""
+        """Whether the file agrees with one of the readings."""
         return (self.line.answer, self.line.support) in self.allowed
 
 
@@ -41,7 +40,7 @@ def parse(lines):
     """Yields the lines of a story as `Line`, without the blank before the tab of a question.
 
     Raises:
-        ValueError: if a line has no number or a question not three parts.
+        ValueError: a line has no number, or a question does not have three parts.
     """
     for line in lines:
         number, text = line.split(" ", 1)
@@ -68,19 +67,19 @@ def stories_of(file):
 
 def read(task_id, story):
     """Yields a `Reading` for each question of a story (a list of lines) of a task."""
-    told = []
+    statements = []
     for line in parse(story):
         if line.answer is None:
-            told.append(line)
+            statements.append(line)
         else:
-            yield Reading(line, RULES[task_id](told, line.text))
+            yield Reading(line, RULES[task_id](statements, line.text))
 
 
-# Statements about people ------------------------------------------------------------------------
+# --- statements about people ----------------------------------------------------------------------------
 
 
 class Fact(NamedTuple):
-    """What a statement tells: of whom, and a place, thing or receiver."""
+    """What a statement says: about whom, and a place, thing or receiver."""
 
     number: int
     kind: str
@@ -102,17 +101,17 @@ PRONOUN = r"(?:After that|Following that|Then|Afterwards) (?:he|she|they)$"
 
 
 def match(pattern, text):
-    """The groups of a pattern that must cover the text, or None."""
-    found = re.fullmatch(pattern, text)
-    return found.groups() if found else None
+    """The groups of a pattern that must match the whole text, or None."""
+    result = re.fullmatch(pattern, text)
+    return result.groups() if result else None
 
 
 @lru_cache(maxsize=10_000)
 def fact_parts(text):
-    """The kind of a statement about people and what its pattern catches.
+    """The kind of a statement about people and the groups of its pattern.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: no pattern matches.
     """
     for kind, pattern in STATEMENTS.items():
         groups = match(pattern, text)
@@ -121,10 +120,10 @@ def fact_parts(text):
     raise ValueError(f"No rule for the statement {text!r}.")
 
 
-def facts_of(told):
-    """What statements about people tell, with the people that pronouns stand for."""
+def facts_of(statements):
+    """The `Fact`s of statements about people, with the people that pronouns stand for."""
     facts = []
-    for line in told:
+    for line in statements:
         kind, subject, what, *other = fact_parts(line.text)
         if re.match(PRONOUN, subject):
             people = facts[-1].people
@@ -135,7 +134,7 @@ def facts_of(told):
 
 
 def last(facts, kinds, person=None, what=None, before=None):
-    """The latest fact of some kinds, of a person, of a thing, before a line; None if none."""
+    """The latest fact of the given kinds, person, thing and lines before `before`, or None."""
     for fact in reversed(facts):
         if (
             fact.kind in kinds
@@ -147,38 +146,38 @@ def last(facts, kinds, person=None, what=None, before=None):
     return None
 
 
-# Rules, by task ---------------------------------------------------------------------------------
+# --- rules, by task -------------------------------------------------------------------------------------
 
 
-def person_place(told, question):
+def person_place(statements, question):
     """Tasks 1 and 12: the person's latest move."""
     (person,) = match(r"Where is (\w+)\?", question)
-    move = last(facts_of(told), ["go"], person)
+    move = last(facts_of(statements), ["go"], person)
     return [(move.what, (move.number,))]
 
 
-def person_place_by_pronoun(told, question):
+def person_place_by_pronoun(statements, question):
     """Tasks 11 and 13: the latest sentence with the person's name and the pronoun sentence."""
     (person,) = match(r"Where is (\w+)\?", question)
-    facts = facts_of(told)
-    naming = max(i for i, line in enumerate(told) if re.search(rf"\b{person}\b", line.text))
+    facts = facts_of(statements)
+    naming = max(i for i, line in enumerate(statements) if re.search(rf"\b{person}\b", line.text))
     return [(facts[naming + 1].what, (facts[naming].number, facts[naming + 1].number))]
 
 
-def thing_place(told, question):
-    """Task 2: held, where the holder went last; dropped, where the dropper was."""
+def thing_place(statements, question):
+    """Task 2: a held thing is where its holder last went, a dropped one where its dropper then was."""
     (thing,) = match(r"Where is the (\w+)\?", question)
-    facts = facts_of(told)
+    facts = facts_of(statements)
     handled = last(facts, ["get", "drop"], what=thing)
     before = handled.number if handled.kind == "drop" else None
     move = last(facts, ["go"], handled.people[0], before=before)
     return [(move.what, (handled.number, move.number))]
 
 
-def thing_place_before(told, question):
-    """Task 3: of the way the thing was last carried, the stop before the last visit."""
+def thing_place_before(statements, question):
+    """Task 3: the stop before the last visit, on the way that the thing was last carried."""
     thing, place = match(r"Where was the (\w+) before the (\w+)\?", question)
-    facts = facts_of(told)
+    facts = facts_of(statements)
     handled = last(facts, ["get", "drop"], what=thing)
     taken = last(facts, ["get"], what=thing)
     way = [
@@ -199,17 +198,17 @@ def thing_place_before(told, question):
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
-def map_of(told):
-    """{(place, direction): (what lies there, line)} of statements about a map."""
+def map_of(statements):
+    """{(place, direction): (its neighbour, line)} of statements about a map."""
     chart = {}
-    for line in told:
-        there, way, place = match(r"The (\w+) is (\w+) of the (\w+)\.", line.text)
-        chart[place, way] = there, line.number
-        chart[there, OPPOSITE[way]] = place, line.number
+    for line in statements:
+        subject, way, place = match(r"The (\w+) is (\w+) of the (\w+)\.", line.text)
+        chart[place, way] = subject, line.number
+        chart[subject, OPPOSITE[way]] = place, line.number
     return chart
 
 
-def neighbour(told, question):
+def neighbour(statements, question):
     """Task 4: the only place on that side."""
     groups = match(r"What is (\w+) of the (\w+)\?", question)
     if groups:
@@ -217,17 +216,17 @@ def neighbour(told, question):
     else:
         place, way = match(r"What is the (\w+) (\w+) of\?", question)
         way = OPPOSITE[way]
-    there, number = map_of(told)[place, way]
-    return [(there, (number,))]
+    answer, number = map_of(statements)[place, way]
+    return [(answer, (number,))]
 
 
-def giving(told, question):
+def giving(statements, question):
     """Task 5: the latest gift that fits the question.
 
-    "What did P give to Q?" can mean any thing that P gave to Q and nobody gave away since, if it
-    was given by somebody within the last five statements.
+    "What did P give to Q?" can mean any thing that P gave to Q and that nobody has given since, if that was within the
+    last five statements.
     """
-    facts = facts_of(told)
+    facts = facts_of(statements)
     questions = {
         r"What did (?P<giver>\w+) give to (?P<receiver>\w+)\?": "thing",
         r"Who gave the (?P<thing>\w+)\?": "giver",
@@ -236,9 +235,7 @@ def giving(told, question):
         r"Who did (?P<giver>\w+) give the (?P<thing>\w+) to\?": "receiver",
     }
     (known, asked), *_ = [
-        (known.groupdict(), asked)
-        for pattern, asked in questions.items()
-        if (known := re.fullmatch(pattern, question))
+        (known.groupdict(), asked) for pattern, asked in questions.items() if (known := re.fullmatch(pattern, question))
     ]
     allowed = []
     for fact in reversed([fact for fact in facts if fact.kind == "give"]):
@@ -250,12 +247,12 @@ def giving(told, question):
     return allowed
 
 
-def person_in(told, question):
-    """Tasks 6, 9 and 10: what the latest sentence about the person's place says."""
+def person_in(statements, question):
+    """Tasks 6, 9 and 10: by the latest sentence about the person's place."""
     person, place = match(r"Is (\w+) in the (\w+)\?", question)
-    fact = last(facts_of(told), ["go", "in", "out", "either"], person)
+    fact = last(facts_of(statements), ["go", "in", "out", "either"], person)
     if fact.kind == "out":
-        # Whether the person is elsewhere is not told, and never asked.
+        # Where the person is instead is not stated, and no question asks for it.
         answer = "no" if place == fact.what else None
     elif fact.kind == "either":
         answer = "maybe" if place in (fact.what, fact.other) else "no"
@@ -264,10 +261,10 @@ def person_in(told, question):
     return [(answer, (fact.number,))]
 
 
-def holdings(told, person):
-    """Things a person holds and lines about each thing that passed through his or her hands."""
+def holdings(statements, person):
+    """The things a person holds, and the lines about each thing the person ever held."""
     held, lines = set(), {}
-    for fact in facts_of(told):
+    for fact in facts_of(statements):
         mine = person in fact.people
         if fact.kind in ("get", "drop", "give") and (mine or person == fact.other):
             lines.setdefault(fact.what, []).append(fact.number)
@@ -278,18 +275,18 @@ def holdings(told, person):
     return held, lines
 
 
-def count_held(told, question):
-    """Task 7: how many things; every line about them supports it."""
+def count_held(statements, question):
+    """Task 7: the number of things held; every line about the things supports it."""
     (person,) = match(r"How many objects is (\w+) carrying\?", question)
-    held, lines = holdings(told, person)
+    held, lines = holdings(statements, person)
     numbers = ("none", "one", "two", "three")
     return [(numbers[len(held)], tuple(sorted(sum(lines.values(), []))))]
 
 
-def list_held(told, question):
-    """Task 8: which things, in the order in which they were first taken, and lines by thing."""
+def list_held(statements, question):
+    """Task 8: the things held, in the order in which they were first held; support is sorted by thing."""
     (person,) = match(r"What is (\w+) carrying\?", question)
-    held, lines = holdings(told, person)
+    held, lines = holdings(statements, person)
     answer = ",".join(thing for thing in lines if thing in held)
     return [(answer or "nothing", tuple(sum(lines.values(), [])))]
 
@@ -297,12 +294,12 @@ def list_held(told, question):
 TIMES = ("yesterday", "this morning", "this afternoon", "this evening")
 
 
-def place_before_in_time(told, question):
-    """Task 14: the place of the time just before the latest time at a place."""
+def place_before_in_time(statements, question):
+    """Task 14: the place just before the latest visit, by time of day."""
     person, place = match(r"Where was (\w+) before the (\w+)\?", question)
     day = {}
     when = "|".join(TIMES)
-    for line in told:
+    for line in statements:
         text = line.text[0].lower() + line.text[1:]
         groups = match(rf"({when}) (\w+) (?:\w+|went back) to the (\w+)\.", text)
         if groups:
@@ -318,12 +315,12 @@ def place_before_in_time(told, question):
     return [(before, (day[visit][1], before_line))]
 
 
-def fear(told, question):
+def fear(statements, question):
     """Task 15: what the person's kind is afraid of."""
     (person,) = match(r"What is (\w+) afraid of\?", question)
     singular = {"mice": "mouse", "sheep": "sheep", "wolves": "wolf", "cats": "cat"}
     kind, fears = {}, {}
-    for line in told:
+    for line in statements:
         groups = match(r"(\w+) are afraid of (\w+)\.", line.text)
         if groups:
             fears[singular[groups[0].lower()]] = singular[groups[1]], line.number
@@ -335,11 +332,11 @@ def fear(told, question):
     return [(answer, (kind_line, fear_line))]
 
 
-def color(told, question):
-    """Task 16: the colour of the latest other one of the same kind."""
+def color(statements, question):
+    """Task 16: the colour of the latest other person of the same kind."""
     (person,) = match(r"What color is (\w+)\?", question)
     kind, colors = {}, {}
-    for line in told:
+    for line in statements:
         groups = match(r"(\w+) is an? (\w+)\.", line.text)
         if groups:
             kind[groups[0]] = groups[1], line.number
@@ -347,9 +344,7 @@ def color(told, question):
             who, shade = match(r"(\w+) is (\w+)\.", line.text)
             colors[who] = shade, line.number
     animal, own_line = kind[person]
-    kind_line, model = max(
-        (number, who) for who, (what, number) in kind.items() if what == animal and who != person
-    )
+    kind_line, model = max((number, who) for who, (what, number) in kind.items() if what == animal and who != person)
     shade, color_line = colors[model]
     return [(shade, (own_line, kind_line, color_line))]
 
@@ -362,33 +357,31 @@ SIDES = {
 }
 
 
-def position(told, question):
-    """Task 17: the middle shape is the one both statements mention; the others by coordinates."""
+def position(statements, question):
+    """Task 17: by coordinates around the middle shape, the one that both statements mention."""
     side = "|".join(SIDES)
-    statements = [match(rf"The (.+) is ({side}) the (.+)\.", line.text) for line in told]
-    (middle,) = set(statements[0][::2]) & set(statements[1][::2])
+    relations = [match(rf"The (.+) is ({side}) the (.+)\.", line.text) for line in statements]
+    (middle,) = set(relations[0][::2]) & set(relations[1][::2])
     place, number = {}, {}
-    for (one, relation, two), line in zip(statements, told, strict=True):
+    for (one, relation, two), line in zip(relations, statements, strict=True):
         east, north = SIDES[relation]
         if two == middle:
             place[one], number[one] = (east, north), line.number
         else:
             place[two], number[two] = (-east, -north), line.number
     one, relation, two = match(rf"Is the (.+) ({side}) the (.+)\?", question)
-    distance = sum(
-        step * (a - b) for step, a, b in zip(SIDES[relation], place[one], place[two], strict=True)
-    )
+    distance = sum(step * (a - b) for step, a, b in zip(SIDES[relation], place[one], place[two], strict=True))
     return [("yes" if distance > 0 else "no", (number[one], number[two]))]
 
 
-def size(told, question):
-    """Task 18: a chain of two facts from the first thing to the second by way of a middle thing.
+def size(statements, question):
+    """Task 18: a chain of two facts from the first thing to the second through a middle thing M.
 
-    With U the first fact's own thing and M the middle: the second fact is the first other one that
-    mentions M at all; the first fact is one of the five newest, or the first that leads to M.
+    The second fact is the first other fact that mentions M; the first fact is one of the five newest facts, or the
+    first that leads to M.
     """
     facts = []
-    for line in told:
+    for line in statements:
         groups = match(r"The (.+) is bigger than the (.+)\.", line.text)
         if groups is None:
             groups = match(r"The (.+) fits inside the (.+)\.", line.text)[::-1]
@@ -399,9 +392,7 @@ def size(told, question):
     start, end = groups
 
     def is_bigger(one, two):
-        return any(
-            big == one and (small == two or is_bigger(small, two)) for _, (big, small) in facts
-        )
+        return any(big == one and (small == two or is_bigger(small, two)) for _, (big, small) in facts)
 
     yes = is_bigger(start, end)
     answer = "yes" if yes else "no"
@@ -422,25 +413,25 @@ def size(told, question):
     return allowed
 
 
-def path(told, question):
+def path(statements, question):
     """Task 19: the only way."""
     start, goal = match(r"How do you go from the (\w+) to the (\w+)\?", question)
-    chart = map_of(told)
+    chart = map_of(statements)
     routes = [
         (f"{way[0]},{onward[0]}", (number, onward_number))
         for (place, way), (middle, number) in chart.items()
         if place == start
-        for (via, onward), (there, onward_number) in chart.items()
-        if via == middle and there == goal
+        for (via, onward), (end, onward_number) in chart.items()
+        if via == middle and end == goal
     ]
     return routes if len(routes) == 1 else []
 
 
-def motive(told, question):
-    """Task 20: what the person was said to be."""
+def motive(statements, question):
+    """Task 20: by the person's state, such as hungry."""
     leads_to = {"hungry": "kitchen", "thirsty": "kitchen", "bored": "garden", "tired": "bedroom"}
     person = match(r"(?:Where will|Why did) (\w+) .*", question)[0]
-    for line in told:
+    for line in statements:
         groups = match(rf"(?i:{person}) is (\w+)\.", line.text)
         if groups:
             why = groups[0]

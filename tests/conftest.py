@@ -1,18 +1,13 @@
-"""What several test files share: where things are, the corpora, the original's numbers."""
+"""Fixtures that several test files share: corpora, the original's numbers, a trained model."""
 
 import ast
 import os
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import compare_simulator
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import compare_simulator
 
 TESTS = Path(__file__).resolve().parent
 

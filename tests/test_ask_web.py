@@ -1,14 +1,20 @@
 """The page of `ask.py --web`: what its server takes and refuses, and the page in a real browser."""
 
+import os
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 
 import pytest
 
 import ask
-import babi_simulator
-from data_utils import InputError
+from flags import HERE, TASKS, InputError
 
 pytest.importorskip("flask", reason="the page needs requirements-web.txt")
 ask_web = pytest.importorskip("ask_web", reason="the page needs requirements-web.txt")
@@ -20,7 +26,7 @@ MARKUP = "<img src=x onerror=\"document.title='broken'\"><b>Mary</b> &amp; <scri
 
 @pytest.fixture(scope="session")
 def app(answerer, trained):
-    return ask_web.make_app(answerer, ask.examples(trained.data_dir, [1]), top=ask.TOP)
+    return ask_web.make_app(answerer, ask_web.examples(trained.data_dir, [1]), top=ask.TOP)
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def test_a_question_is_answered(client):
         ({"story": "a" * (ask_web.LONGEST_STORY + 1), "question": QUESTION}, "The story has 20001 characters"),
         ({"story": STORY, "question": "a" * (ask_web.LONGEST_QUESTION + 1)}, "The question has 301 characters"),
         ({"story": STORY, "question": "  "}, "Expected a question"),
-        ({"story": STORY, "question": "?"}, "which has no word"),
+        ({"story": STORY, "question": "?"}, "expected a sentence"),
         ({"story": [STORY], "question": QUESTION}, "two texts"),
         ({"story": STORY}, "two texts"),
         ([], "two texts"),
@@ -59,13 +65,23 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(client, body, said):
     assert refused.status_code == 400 and said in refused.json["error"]
 
 
+def test_deeply_nested_json_is_refused_in_a_sentence(client):
+    refused = client.post("/answer", data=90_000 * "[" + 90_000 * "]", content_type="application/json")
+    assert refused.status_code == 400 and "two texts" in refused.json["error"]
+
+
+def test_a_statement_that_looks_like_a_question_is_remarked(client):
+    answer = post(client, story=f"{STORY}\nWhere is Bob")
+    assert "This is read as a statement, because it does not end in '?': Where is Bob" in answer.json["remarks"]
+
+
 def test_other_forms_of_requests_are_refused(client):
     for content_type in ("text/plain", "application/x-www-form-urlencoded", None):
         refused = client.post("/answer", data='{"story": "", "question": "Who?"}', content_type=content_type)
         assert refused.status_code == 415 and "JSON" in refused.json["error"]
     assert client.post("/answer", data="{", content_type="application/json").status_code == 400
-    assert client.get("/answer").status_code == 405
-    assert client.get("/ask.py").status_code == 404
+    for path in ("/answer", "/ask.py", "/../ask.py", "/%2e%2e/ask.py", "/..%2fask.py"):
+        assert client.get(path).status_code == 404
     too_large = post(client, story="a" * ask_web.LONGEST_BODY)
     assert too_large.status_code == 413 and "too long" in too_large.json["error"]
 
@@ -106,38 +122,92 @@ def test_the_page_needs_no_other_machine(client):
         assert not re.search(r"https?://|@import|url\(", client.get(path).text)
 
 
-def test_a_port_that_is_taken_is_one_sentence(answerer):
-    import waitress
+@pytest.fixture(scope="module")
+def server(app):
+    """The page as it is served, at `server.effective_port`."""
+    server = ask_web.create_server(app, "127.0.0.1", 0)
+    threading.Thread(target=server.run, daemon=True).start()
+    yield server
+    server.close()
 
-    server = waitress.create_server(lambda *_: [], host="127.0.0.1", port=0)
+
+def test_a_port_that_is_taken_is_one_sentence(server):
+    with pytest.raises(InputError, match="cannot be served at"):
+        ask_web.create_server(None, "127.0.0.1", server.effective_port)
+
+
+def unfinished(port, connections):
+    """Connections that never finish their headers."""
+    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+    for connection in sockets:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+    return sockets
+
+
+def test_connections_without_a_request_do_not_block_the_page(server):
+    sockets = unfinished(server.effective_port, 150)
     try:
-        with pytest.raises(InputError, match="cannot be served at"):
-            ask_web.serve(answerer, [], 4, "127.0.0.1", server.effective_port)
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.effective_port}/", timeout=5) as page:
+            assert page.status == 200
     finally:
+        for connection in sockets:
+            connection.close()
+
+
+def test_connections_without_a_request_are_closed(app, monkeypatch):
+    monkeypatch.setattr(ask_web, "IDLE_SECONDS", 1)
+    server = ask_web.create_server(app, "127.0.0.1", 0)
+    threading.Thread(target=server.run, daemon=True).start()
+    (connection,) = unfinished(server.effective_port, 1)
+    try:
+        connection.settimeout(10)
+        assert connection.recv(1) == b""
+    finally:
+        connection.close()
         server.close()
+    assert server.adj.channel_timeout == 1 and ask_web.IDLE_SECONDS <= 30
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_page(trained, stop):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    script = os.path.join(HERE, "ask.py")
+    arguments = ["--web", "--port", str(port), "--model", trained.model, "--data_dir", trained.data_dir]
+    process = subprocess.Popen(
+        [sys.executable, script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == f"Ask at http://127.0.0.1:{port}/ (Ctrl-C ends it).\n"
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ask.css", timeout=10) as style:
+        assert style.status == 200
+    process.send_signal(stop)
+    start = time.monotonic()
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (128 + stop, "\nask.py: stopped.\n")
+    assert time.monotonic() - start < 2
 
 
 # Examples ---------------------------------------------------------------------------------------
 
 
 def test_examples_are_simulated_where_there_are_no_files(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tasks = ask.examples(None, babi_simulator.TASKS)
+    monkeypatch.setattr(ask_web.corpus, "PUBLISHED", str(tmp_path / "nowhere"))
+    tasks = ask_web.examples(None, TASKS)
     assert [task["number"] for task in tasks] == list(range(1, 21))
     for task in tasks:
-        assert len(task["examples"]) == ask.EXAMPLES
+        assert len(task["examples"]) == ask_web.EXAMPLES
         assert all(example["question"] and example["truth"] for example in task["examples"])
 
 
 def test_examples_come_from_the_folder_given(small_corpus, tmp_path):
-    tasks = ask.examples(small_corpus, babi_simulator.TASKS)
+    tasks = ask_web.examples(small_corpus, TASKS)
     assert [task["number"] for task in tasks] == [1, 2]
     text = " ".join(path.read_text() for path in small_corpus.glob("*_test.txt"))
     for task in tasks:
         for example in task["examples"]:
             assert example["question"] in text and all(statement in text for statement in example["story"])
     with pytest.raises(InputError, match="expected a folder of bAbI test files"):
-        ask.examples(tmp_path, [1])
+        ask_web.examples(tmp_path, [1])
 
 
 # The browser ------------------------------------------------------------------------------------
@@ -164,14 +234,9 @@ def browser():
     browser.quit()
 
 
-@pytest.fixture(scope="module")
-def address(app):
-    import waitress
-
-    server = waitress.create_server(app, host="127.0.0.1", port=0)
-    threading.Thread(target=server.run, daemon=True).start()
-    yield f"http://127.0.0.1:{server.effective_port}/"
-    server.close()
+@pytest.fixture
+def address(server):
+    return f"http://127.0.0.1:{server.effective_port}/"
 
 
 class Page:
@@ -233,13 +298,13 @@ def page(browser, address):
 def opacity(color):
     """The blue of a cell: 0 for none, 1 for all; browsers spell the two ends without it."""
     numbers = [float(number) for number in re.findall(r"[\d.]+", color)]
-    assert numbers[:3] in ([8, 69, 148], [0, 0, 0])
+    assert numbers[:3] in ([96, 165, 235], [0, 0, 0])
     return numbers[3] if len(numbers) == 4 else 1.0
 
 
 def test_an_example_is_picked_and_asked(page, answerer, trained):
     page.choose("example", 2)
-    (task,) = ask.examples(trained.data_dir, [1])
+    (task,) = ask_web.examples(trained.data_dir, [1])
     example = task["examples"][2]
     assert page.value("story") == "\n".join(example["story"]) and page.value("question") == example["question"]
     page.ask()
@@ -256,13 +321,33 @@ def test_an_example_is_picked_and_asked(page, answerer, trained):
         assert [opacity(color) for color in colors] == pytest.approx(list(weights), abs=0.01)
 
 
+def test_every_number_can_be_read_on_its_background(page):
+    """The contrast of WCAG 2; 7 to 1 is its enhanced level."""
+    page.ask()
+    contrasts = page.browser.execute_script(
+        """const luminance = (color, under) => {
+             const [r, g, b, alpha = 1] = color.match(/[\\d.]+/g).map(Number);
+             const linear = [r, g, b].map((c) => (alpha * c + (1 - alpha) * under) / 255)
+               .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+             return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+           };
+           return Array.from({ length: 101 }, (_, hundredth) => {
+             at("memory").replaceChildren(row("statement", [hundredth / 100]));
+             const style = getComputedStyle(at("memory").querySelector("td"));
+             const [a, b] = [luminance(style.color, 255), luminance(style.backgroundColor, 255)];
+             return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+           });"""
+    )
+    assert len(contrasts) == 101 and min(contrasts) > 7
+
+
 def test_a_story_of_ones_own(page):
     page.write("story", STORY)
     page.write("question", QUESTION)
     page.ask()
     assert page.at("answer").text == "kitchen" and not page.at("truth").is_displayed()
-    told, other, _ = page.memory()
-    assert opacity(told[2][-1]) > 0.5 > opacity(other[2][-1])
+    mary, john, _ = page.memory()
+    assert max(map(opacity, mary[2])) > 0.5 > max(map(opacity, john[2]))
 
 
 def test_markup_is_shown_as_text(page):

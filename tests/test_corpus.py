@@ -1,4 +1,4 @@
-"""Where the corpus comes from: hosts that work, fail, lie or say nothing, all on 127.0.0.1; and simulated stories."""
+"""Where stories come from: hosts on 127.0.0.1 that work, fail, send other files or nothing; simulated stories."""
 
 import hashlib
 import io
@@ -10,12 +10,15 @@ import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 import babi_simulator
+import corpus
 import data_utils
-from data_utils import InputError, find_corpus, is_simulated
+from corpus import find_corpus, is_simulated
+from flags import InputError
 
 FILES = {
     f"tasks_1-20_v1-2/{folder}/qa1_where_{split}.txt": b"1 Mary went home.\n2 Where is Mary?\thome\t1\n"
@@ -45,18 +48,23 @@ OTHER = archive({"readme.txt": b"moved"})
 
 
 class Host(ThreadingHTTPServer):
-    """A server on 127.0.0.1; `answers` says by path what it does, `asked` what it was asked for."""
+    """A server on 127.0.0.1.
+
+    Attributes:
+        answers: a dict from path to a function of the handler that answers it.
+        requests: the paths requested so far.
+    """
 
     daemon_threads = True
 
     def __init__(self):
-        self.answers, self.asked = {}, []
+        self.answers, self.requests = {}, []
         self.closing = threading.Event()
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def offers(self, path, answer, content=GOOD):
-        """Answers a path by a function of the handler; returns (address, checksum of content)."""
+        """Answers a path with a function of the handler; returns (address, checksum of content)."""
         self.answers[path] = answer
         return f"http://127.0.0.1:{self.server_port}{path}", hashlib.sha256(content).hexdigest()
 
@@ -66,15 +74,15 @@ class Host(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         self.server.answers[self.path](self)
 
     def log_message(self, *_):
         pass
 
 
-def sends(content, said=None, chunked=False):
-    """Sends content, having said that it has `said` bytes."""
+def sends(content, length=None, chunked=False):
+    """Sends content after a header that promises `length` bytes."""
 
     def answer(handler):
         handler.protocol_version = "HTTP/1.1"
@@ -83,9 +91,9 @@ def sends(content, said=None, chunked=False):
         if chunked:
             handler.send_header("Transfer-Encoding", "chunked")
         else:
-            handler.send_header("Content-Length", str(said or len(content)))
+            handler.send_header("Content-Length", str(length or len(content)))
         handler.end_headers()
-        handler.wfile.write(f"{said:x}\r\n".encode() + content if chunked else content)
+        handler.wfile.write(f"{length:x}\r\n".encode() + content if chunked else content)
 
     return answer
 
@@ -95,7 +103,7 @@ def silent(handler):
 
 
 def silent_half_way(handler):
-    sends(GOOD[:100], said=len(GOOD))(handler)
+    sends(GOOD[:100], length=len(GOOD))(handler)
     handler.wfile.flush()
     silent(handler)
 
@@ -119,26 +127,29 @@ def host():
 
 @pytest.fixture(autouse=True)
 def clone(tmp_path, monkeypatch):
-    """Every test starts in an empty folder, with hosts that are quickly given up and none outside this machine."""
+    """Every test starts in an empty folder that stands for the project's, and reaches no other machine."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(data_utils, "SOURCES", ())
-    monkeypatch.setattr(data_utils, "SILENCE", 0.3)
-    monkeypatch.setattr(data_utils, "SIMULATED_QUESTIONS", 5)
+    for name in ("DATA", "PUBLISHED", "SIMULATED"):
+        place = os.path.relpath(getattr(corpus, name), corpus.HERE)
+        monkeypatch.setattr(corpus, name, str(tmp_path / place))
+    monkeypatch.setattr(corpus, "SOURCES", ())
+    monkeypatch.setattr(corpus, "SILENCE", 1)
+    monkeypatch.setattr(corpus, "SIMULATED_QUESTIONS", 5)
     before = socket.getdefaulttimeout()
     yield tmp_path
     socket.setdefaulttimeout(before)
 
 
 def use(monkeypatch, *sources):
-    monkeypatch.setattr(data_utils, "SOURCES", sources)
+    monkeypatch.setattr(corpus, "SOURCES", sources)
 
 
 def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def refused():
+def refuses_connections():
     """The address of a host that refuses connections."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -148,45 +159,55 @@ def refused():
 # --- hosts that work ------------------------------------------------------------------------------------
 
 
+def test_data_is_beside_the_scripts():
+    folder = os.path.dirname(os.path.abspath(data_utils.__file__))
+    place = "import corpus; print(corpus.PUBLISHED, corpus.SIMULATED)"
+    done = subprocess.run([sys.executable, "-c", place], capture_output=True, text=True, env=environment())
+    assert done.stdout.split() == [f"{folder}/data/tasks_1-20_v1-2/en", f"{folder}/data/simulated/en"]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.path.dirname(corpus.__file__)}
+
+
 def test_archive_is_fetched_once(host, clone, monkeypatch, capsys):
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
     assert tree(clone / "data") == FILES  # and no download beside it
     assert os.listdir(clone / "data") == ["tasks_1-20_v1-2"]
-    training, _ = data_utils.load_task(data_utils.PUBLISHED, 1)
+    training, _ = data_utils.load_task(corpus.PUBLISHED, 1)
     assert training[0].answer == "home"
     assert "fetching" in capsys.readouterr().out
 
-    assert find_corpus() == (data_utils.PUBLISHED, False)
-    assert host.asked == ["/corpus"]
+    assert find_corpus() == (corpus.PUBLISHED, False)
+    assert host.requests == ["/corpus"]
     assert capsys.readouterr().out == ""
     assert socket.getdefaulttimeout() is None
 
 
-def test_files_belong_to_whoever_unpacks_them(host, clone, monkeypatch):
+def test_files_can_be_changed_by_whoever_unpacks_them(host, clone, monkeypatch):
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))
     find_corpus()
-    (clone / "usual").write_text("")
     for name in FILES:  # 0o400 in the archive
-        assert (clone / "data" / name).stat().st_mode == (clone / "usual").stat().st_mode
+        assert (clone / "data" / name).stat().st_mode & 0o600 == 0o600
 
 
 def test_corpus_may_stand_deeper_in_the_archive(host, clone, monkeypatch):
     content = archive(prefix="./babi/deep/")
     use(monkeypatch, host.offers("/corpus", sends(content), content))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
     assert tree(clone / "data") == FILES
 
 
-def test_fetched_corpus_joins_what_is_there(host, clone, monkeypatch):
+def test_fetched_corpus_joins_other_files(host, clone, monkeypatch):
     own = clone / "data/tasks_1-20_v1-2/own/notes.txt"
     own.parent.mkdir(parents=True)
     own.write_text("mine")
-    (clone / data_utils.PUBLISHED).mkdir()  # empty: as good as not there
+    Path(corpus.PUBLISHED).mkdir()  # an empty folder counts as missing
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
     assert own.read_text() == "mine"
-    assert sorted(os.listdir(data_utils.PUBLISHED)) == ["qa1_where_test.txt", "qa1_where_train.txt"]
+    assert sorted(os.listdir(corpus.PUBLISHED)) == ["qa1_where_test.txt", "qa1_where_train.txt"]
 
 
 def test_a_progress_bar_on_a_terminal_only(host, monkeypatch, capsys):
@@ -194,7 +215,7 @@ def test_a_progress_bar_on_a_terminal_only(host, monkeypatch, capsys):
         def isatty(self):
             return True
 
-    use(monkeypatch, host.offers("/corpus", sends(GOOD[:100], said=len(GOOD))))
+    use(monkeypatch, host.offers("/corpus", sends(GOOD[:100], length=len(GOOD))))
     find_corpus()
     assert "0/" not in capsys.readouterr().out
     monkeypatch.setattr(sys, "stdout", Terminal())
@@ -204,11 +225,11 @@ def test_a_progress_bar_on_a_terminal_only(host, monkeypatch, capsys):
 
 # --- hosts that do not ----------------------------------------------------------------------------------
 
-# What the host does, and what of it a person reads.
+# What the host does, and words of the message.
 FAILURES = {
-    "wrong checksum": (sends(b"<html>Log in to this network</html>"), "sha256 file hash does not match"),
-    "cut": (sends(GOOD[:100], said=len(GOOD)), f"got only 100 out of {len(GOOD)} bytes"),
-    "cut chunk": (sends(GOOD[:100], said=len(GOOD), chunked=True), "IncompleteRead"),
+    "wrong checksum": (sends(b"<html>Log in to this network</html>"), "file hash does not match"),
+    "cut": (sends(GOOD[:100], length=len(GOOD)), f"got only 100 out of {len(GOOD)} bytes"),
+    "cut chunk": (sends(GOOD[:100], length=len(GOOD), chunked=True), "IncompleteRead"),
     "missing": (missing, "HTTP Error 404"),
     "nonsense": (talks_nonsense, "nothing of HTTP"),
     "silent": (silent, "timed out"),
@@ -221,12 +242,13 @@ FAILURES = {
 @pytest.mark.parametrize("failure", FAILURES)
 def test_next_host_is_asked_and_nothing_kept(failure, host, clone, monkeypatch, capsys):
     answer, words = FAILURES[failure]
-    first = host.offers("/first", answer, OTHER if failure == "no corpus" else GOOD) if answer else (refused(), "")
+    content = OTHER if failure == "no corpus" else GOOD
+    first = host.offers("/first", answer, content) if answer else (refuses_connections(), "")
     second = host.offers("/second", sends(GOOD))
 
     use(monkeypatch, first)
     start = time.monotonic()
-    assert find_corpus() == (data_utils.SIMULATED, True)
+    assert find_corpus() == (corpus.SIMULATED, True)
     assert time.monotonic() - start < 10  # seconds, most of them perhaps for the first import of Keras
     assert os.listdir(clone / "data") == ["simulated"]  # no damaged download that a later run could trust
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(first[0])]
@@ -234,9 +256,9 @@ def test_next_host_is_asked_and_nothing_kept(failure, host, clone, monkeypatch, 
     assert socket.getdefaulttimeout() is None
 
     use(monkeypatch, first, second)
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
     assert tree(clone / "data" / "tasks_1-20_v1-2") == tree_of_good()
-    assert host.asked == (["/first", "/first", "/second"] if answer else ["/second"])
+    assert host.requests == (["/first", "/first", "/second"] if answer else ["/second"])
     assert sorted(os.listdir(clone / "data")) == ["simulated", "tasks_1-20_v1-2"]
 
 
@@ -251,31 +273,36 @@ def member(name, kind=tarfile.REGTYPE, target="", size=0):
 
 
 @pytest.mark.parametrize(
-    "hostile",
+    ("hostile", "refused"),
     [
-        member("../escaped.txt", size=4),
-        member("tasks_1-20_v1-2/en/../../../../escaped.txt", size=4),
-        member("{outside}/escaped.txt", size=4),
-        member("../escaped", tarfile.DIRTYPE),
-        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.SYMTYPE, "/etc/passwd"),
-        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.LNKTYPE, "tasks_1-20_v1-2/en/qa1_where_test.txt"),
-        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.FIFOTYPE),
-        member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.CHRTYPE),
+        (member("../escaped.txt", size=4), True),
+        (member("tasks_1-20_v1-2/en/../../../../escaped.txt", size=4), True),
+        (member("{outside}/escaped.txt", size=4), False),  # unpacked inside, without the leading slash
+        (member("../escaped", tarfile.DIRTYPE), True),
+        (member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.SYMTYPE, "/etc/passwd"), True),
+        (member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.SYMTYPE, "../../../escaped.txt"), True),
+        (member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.LNKTYPE, "../escaped.txt"), True),
+        (member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.FIFOTYPE), True),
+        (member("tasks_1-20_v1-2/en/qa2_train.txt", tarfile.CHRTYPE), True),
     ],
-    ids=["parent", "parent inside", "absolute", "folder", "symbolic link", "hard link", "pipe", "device"],
+    ids=["parent", "parent inside", "absolute", "folder", "absolute link", "link", "hard link", "pipe", "device"],
 )
-def test_hostile_archive_is_refused_as_a_whole(hostile, host, clone, monkeypatch):
+def test_nothing_is_unpacked_outside_the_folder(hostile, refused, host, clone, monkeypatch):
     hostile.name = hostile.name.format(outside=clone)
     content = archive(extra=hostile)
     url, _ = source = host.offers("/corpus", sends(content), content)
     use(monkeypatch, source)
-    with pytest.raises(InputError, match=f"^{url}: not unpacked: its member .* is (a link|outside).*[^.]\\.$"):
-        find_corpus()
-    assert tree(clone) == {} and os.listdir(clone / "data") == []
+    if refused:
+        with pytest.raises(InputError, match=f"^{url}: not unpacked: .*[^.]\\.$"):
+            find_corpus()
+        assert tree(clone) == {} and os.listdir(clone / "data") == []
+    else:
+        assert find_corpus() == (corpus.PUBLISHED, False)
+        assert tree(clone / "data") == FILES and os.listdir(clone) == ["data"]
 
 
-def test_checked_file_that_is_no_archive(host, clone, monkeypatch):
-    for content in (b"no archive at all", GOOD[:-40]):
+def test_checked_file_that_is_not_an_archive(host, clone, monkeypatch):
+    for content in (b"not an archive", GOOD[:-40]):
         url, _ = source = host.offers("/corpus", sends(content), content)
         use(monkeypatch, source)
         with pytest.raises(InputError, match=f"^{url}: not unpacked: .*[^.]\\.$"):
@@ -283,11 +310,19 @@ def test_checked_file_that_is_no_archive(host, clone, monkeypatch):
         assert os.listdir(clone / "data") == []
 
 
+def test_python_that_cannot_unpack_safely_is_refused(host, clone, monkeypatch):
+    use(monkeypatch, host.offers("/corpus", sends(GOOD)))
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(InputError, match="update it to 3.10.12, 3.11.4 or newer"):
+        find_corpus()
+    assert os.listdir(clone / "data") == []
+
+
 # --- several at once ------------------------------------------------------------------------------------
 
 
 def at_once(count):
-    """Calls find_corpus in so many threads; returns what they gave or raised."""
+    """Calls find_corpus in `count` threads; returns a list of results or exceptions."""
     results = []
 
     def find():
@@ -304,8 +339,8 @@ def at_once(count):
     return results
 
 
-def test_two_who_fetch_at_once_do_no_harm(host, clone, monkeypatch):
-    import keras  # noqa: F401  both threads would import it at once
+def test_two_may_fetch_at_once(host, clone, monkeypatch):
+    import keras  # noqa: F401 (otherwise both threads import it at once)
 
     together = threading.Barrier(2, timeout=10)
 
@@ -313,92 +348,110 @@ def test_two_who_fetch_at_once_do_no_harm(host, clone, monkeypatch):
         together.wait()
         sends(GOOD)(handler)
 
-    monkeypatch.setattr(data_utils, "SILENCE", 10)
+    monkeypatch.setattr(corpus, "SILENCE", 10)
     use(monkeypatch, host.offers("/corpus", both))
-    assert at_once(2) == [(data_utils.PUBLISHED, False)] * 2
-    assert host.asked == ["/corpus"] * 2
+    assert at_once(2) == [(corpus.PUBLISHED, False)] * 2
+    assert host.requests == ["/corpus"] * 2
     assert tree(clone / "data") == FILES
     assert os.listdir(clone / "data") == ["tasks_1-20_v1-2"]
 
 
-def test_two_who_simulate_at_once_do_no_harm(clone):
-    assert at_once(2) == [(data_utils.SIMULATED, True)] * 2
+def test_two_may_simulate_at_once(clone):
+    assert at_once(2) == [(corpus.SIMULATED, True)] * 2
     assert os.listdir(clone / "data") == ["simulated"]
     assert os.listdir(clone / "data/simulated") == ["en"]
 
 
-def test_who_is_late_keeps_what_is_there(host, clone, monkeypatch):
+def test_corpus_that_another_process_put_there_first_is_kept(host, clone, monkeypatch):
     def first_another(handler):
-        there = clone / data_utils.PUBLISHED
-        there.mkdir(parents=True)
-        (there / "qa1_train.txt").write_text("first")
+        Path(corpus.PUBLISHED).mkdir(parents=True)
+        (Path(corpus.PUBLISHED) / "qa1_train.txt").write_text("first")
         sends(GOOD)(handler)
 
     use(monkeypatch, host.offers("/corpus", first_another))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
-    assert tree(clone / "data") == {"tasks_1-20_v1-2/en/qa1_train.txt": b"first"}
+    assert find_corpus() == (corpus.PUBLISHED, False)
+    assert tree(Path(corpus.PUBLISHED)) == {"qa1_train.txt": b"first"}
 
 
-def test_corpus_that_another_fetched_meanwhile_is_used_although_the_host_fails(host, clone, monkeypatch):
+def test_corpus_that_another_process_fetched_is_used_although_the_host_fails(host, clone, monkeypatch):
     def another(handler):
-        (clone / data_utils.PUBLISHED).mkdir(parents=True)
-        (clone / data_utils.PUBLISHED / "qa1_train.txt").write_text("first")
+        Path(corpus.PUBLISHED).mkdir(parents=True)
+        (Path(corpus.PUBLISHED) / "qa1_train.txt").write_text("first")
         missing(handler)
 
     use(monkeypatch, host.offers("/corpus", another), host.offers("/second", missing))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
-    assert host.asked == ["/corpus"]
+    assert find_corpus() == (corpus.PUBLISHED, False)
+    assert host.requests == ["/corpus"]
 
 
 # --- simulated stories ----------------------------------------------------------------------------------
 
 
 def test_without_any_host_the_corpus_is_simulated_once(host, clone, monkeypatch, capsys):
-    use(monkeypatch, (refused(), ""), host.offers("/corpus", missing))
-    assert find_corpus() == (data_utils.SIMULATED, True)
-    made = tree(clone / "data/simulated/en")
-    assert len(made) == 40 + 1
-    assert is_simulated(data_utils.SIMULATED)
+    use(monkeypatch, (refuses_connections(), ""), host.offers("/corpus", missing))
+    assert find_corpus() == (corpus.SIMULATED, True)
+    files = tree(clone / "data/simulated/en")
+    assert len(files) == 40 + 1
+    assert is_simulated(corpus.SIMULATED)
     for task in range(1, 21):
-        training, test = data_utils.load_task(data_utils.SIMULATED, task)
+        training, test = data_utils.load_task(corpus.SIMULATED, task)
         assert (len(training), len(test)) == (5, 5)
     assert "simulated stories of all 20 tasks" in capsys.readouterr().out
 
     inode = (clone / "data/simulated/en").stat().st_ino
-    assert find_corpus() == (data_utils.SIMULATED, True)
+    assert find_corpus() == (corpus.SIMULATED, True)
     assert (clone / "data/simulated/en").stat().st_ino == inode
     assert "simulated stories" not in capsys.readouterr().out
-    assert host.asked == ["/corpus"] * 2  # there may be a network now
+    assert host.requests == ["/corpus"] * 2  # the second call tries the hosts again
 
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
 
 
-def test_incomplete_simulated_folder_is_an_error(clone):
-    babi_simulator.write_files(data_utils.SIMULATED, [1, 2], 5, 5, 0)
-    with pytest.raises(InputError, match="lacks qa3_three-supporting-facts_train.txt.*--data_dir.*[^.]\\.$"):
+def test_incomplete_simulated_folder_is_used_as_it_is(clone):
+    babi_simulator.write_files(corpus.SIMULATED, [1, 2], 5, 5, 0)
+    assert find_corpus() == (corpus.SIMULATED, True)
+    with pytest.raises(InputError, match="task 3 has no train file"):
+        data_utils.load_task(corpus.SIMULATED, 3)
+
+
+def test_interrupted_simulation_leaves_nothing(clone, monkeypatch):
+    def interrupted(*_):
+        yield ["1 Mary went to the office."]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(babi_simulator, "stories", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         find_corpus()
+    assert os.listdir(clone / "data") == []
+
+
+def test_simulated_questions_are_those_of_the_simulator():
+    questions = corpus.simulated_questions(2, 12)
+    assert len(questions) == 12
+    lines = [line for story in babi_simulator.stories(2, 12, split="test") for line in story]
+    assert questions == data_utils.parse_text(lines)
 
 
 def test_data_folder_that_cannot_be_written(clone):
     (clone / "data").symlink_to("nowhere")  # permissions would not stop an administrator
-    with pytest.raises(InputError, match="^data: cannot be written: .*--data_dir.*[^.]\\.$"):
+    with pytest.raises(InputError, match=f"^{clone}/data: File exists .*--data_dir.*[^.]\\.$"):
         find_corpus()
     (clone / "data").unlink()
     (clone / "data").write_text("a file")
-    with pytest.raises(InputError, match="^data/tasks_1-20_v1-2/en/: expected a folder .*[^.]\\.$"):
-        data_utils.load_task(find_corpus()[0], 1)
+    with pytest.raises(InputError, match=f"^{clone}/data: File exists .*--data_dir.*[^.]\\.$"):
+        find_corpus()
 
 
 def test_given_folder_is_returned_as_it_is(host, clone, monkeypatch):
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))
-    (clone / "there").mkdir()
-    assert find_corpus("there") == ("there", False)
+    (clone / "folder").mkdir()
+    assert find_corpus("folder") == ("folder", False)
     assert find_corpus("missing/") == ("missing/", False)
-    assert find_corpus(data_utils.PUBLISHED) == (data_utils.PUBLISHED, False)
-    assert host.asked == [] and os.listdir(clone) == ["there"]
+    assert find_corpus(corpus.PUBLISHED) == (corpus.PUBLISHED, False)
+    assert host.requests == [] and os.listdir(clone) == ["folder"]
     (clone / "loop").symlink_to("loop")
-    for folder in ("missing/", "loop", "there"):
+    for folder in ("missing/", "loop", "folder"):
         with pytest.raises(InputError, match=f"^{folder}: (expected a folder|task 1 has no)"):
             data_utils.load_task(find_corpus(folder)[0], 1)
 
@@ -419,14 +472,13 @@ def test_published_tree_is_not_simulated_because_of_what_is_around_it(clone):
         (clone / "data/tasks_1-20_v1-2" / folder / "qa1_train.txt").write_text("")
     babi_simulator.write_files("data", [1], 5, 5, 0)
     babi_simulator.write_files("data/simulated/en", [1], 5, 5, 0)
-    assert find_corpus() == (data_utils.PUBLISHED, False)
+    assert find_corpus() == (corpus.PUBLISHED, False)
     assert not is_simulated("data/tasks_1-20_v1-2/en-10k")
-    babi_simulator.write_files(data_utils.PUBLISHED, [2], 5, 5, 0)  # simulated stories among the others
-    assert find_corpus() == (data_utils.PUBLISHED, True)
+    babi_simulator.write_files(corpus.PUBLISHED, [2], 5, 5, 0)  # simulated stories among the others
+    assert find_corpus() == (corpus.PUBLISHED, True)
 
 
-def test_finding_a_folder_that_is_there_imports_neither_tensorflow_nor_keras(clone):
-    code = "import sys, data_utils; data_utils.find_corpus('.'); print({'tensorflow', 'keras'} & set(sys.modules))"
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(data_utils.__file__)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+def test_finding_an_existing_folder_imports_neither_tensorflow_nor_keras(clone):
+    code = "import sys, corpus; corpus.find_corpus('.'); print({'tensorflow', 'keras'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
     assert done.stdout.strip() == "set()", done.stderr

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+import joint
 import memn2n_kv
 import training
-from memn2n_kv import READERS, MemN2N_KV
+from flags import GATES, LINEAR_ATTENTIONS, READERS, TYINGS
+from memn2n_kv import MemN2N_KV
 
 V, J, M, E, F, H = 13, 4, 5, 6, 7, 3  # words, words of a sentence, slots, embedding, features, hops
 
@@ -65,7 +67,7 @@ def assert_same(one, other):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-# The original's numbers -------------------------------------------------------------------------
+# --- the original's numbers -----------------------------------------------------------------------------
 
 
 def original_name(variable):
@@ -94,15 +96,15 @@ def original_trainer(original, jit_compile=False):
     return trainer
 
 
-def assert_near(got, expected, tolerance):
-    """Asserts that the largest difference is below tolerance times the largest number that is expected."""
-    got, expected = np.asarray(got), np.asarray(expected)
-    assert got.shape == expected.shape
-    assert np.abs(got - expected).max() < tolerance * np.abs(expected).max()
+def assert_near(computed, expected, tolerance):
+    """Asserts that the largest difference is below `tolerance` times the largest expected number."""
+    computed, expected = np.asarray(computed), np.asarray(expected)
+    assert computed.shape == expected.shape
+    assert np.abs(computed - expected).max() < tolerance * np.abs(expected).max()
 
 
 def assert_all_near(trainer, vector, original, kind):
-    """The same for each variable by itself, given the vector of all."""
+    """Asserts the same for each variable by itself; `vector` holds all of them."""
     expected = original.by_variable(kind)
     variables = trainer.network.trainable_variables
     assert len(variables) == len(expected)
@@ -116,7 +118,7 @@ def test_original_answers(original):
     assert_near(keras.ops.softmax(logits), original["probabilities"], original.tolerance)
     np.testing.assert_array_equal(logits.argmax(axis=-1), original["prediction"])
     empty = ~original["memory_key"].any(axis=-1)
-    assert attention[:, 0][empty].sum() > 0.01  # every slot takes part
+    assert attention[:, 0][empty].sum() > 0.01  # empty slots are attended too
 
 
 def test_original_loss_and_gradients(original):
@@ -144,13 +146,13 @@ def test_original_steps(original):
         if step in (1, 12):
             assert_all_near(trainer, trainer.vector, original, f"weight_after_{step}")
     np.testing.assert_allclose(losses, original["loss_trajectory"], rtol=original.tolerance)
-    network = trainer.finish()
+    trainer.update_network()
     expected = original.by_variable("weight_after_12")
-    for variable in network.trainable_variables:
+    for variable in trainer.network.trainable_variables:
         assert_near(variable, expected[original_name(variable)], original.tolerance)
 
 
-# Attention --------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------------
 
 
 @both_readers
@@ -168,7 +170,7 @@ def test_attention_sums_to_one(reader, mask_padding):
 
 
 def planted_network(**changes):
-    """One hop over vectors that are the words themselves; statements speak louder than questions."""
+    """One hop over one-hot word vectors; those of statements are 20 times as long as those of questions."""
     size = V - 1
     network = make(embedding_size=size, feature_size=size, hops=1, **changes)
     identity = np.eye(size, dtype=np.float32)
@@ -191,7 +193,7 @@ def test_planted_key_is_found_and_its_value_is_the_answer(slot, mask_padding):
     logits, attention = answer(network, inputs)
     assert attention[0, 0, slot] > 0.99
     assert logits.argmax() == value[0, slot, 0]
-    # Other values, other answer; but where the network looks is the keys' business.
+    # Other values give another answer, but attention depends on keys alone.
     inputs["memory_value"] = value[:, ::-1]
     other_logits, other_attention = answer(network, inputs)
     assert other_logits.argmax() == value[0, M - 1 - slot, 0]
@@ -199,7 +201,7 @@ def test_planted_key_is_found_and_its_value_is_the_answer(slot, mask_padding):
 
 
 @both_readers
-def test_values_change_the_answer_and_not_the_first_look(reader):
+def test_values_change_the_answer_but_not_the_first_attention(reader):
     network = make(reader)
     same, others = questions(), questions(values="others")
     np.testing.assert_array_equal(same["memory_key"], others["memory_key"])
@@ -207,12 +209,12 @@ def test_values_change_the_answer_and_not_the_first_look(reader):
     other_logits, other_attention = answer(network, others)
     assert_same(attention[:, 0], other_attention[:, 0])
     assert np.abs(logits - other_logits).max(axis=-1).min() > 1e-3
-    assert np.abs(attention[:, 1:] - other_attention[:, 1:]).max() > 1e-3  # what was read steers the next look
+    assert np.abs(attention[:, 1:] - other_attention[:, 1:]).max() > 1e-3  # what a hop reads steers the next
     others["memory_key"], others["memory_value"] = others["memory_value"], others["memory_key"]
     assert np.abs(answer(network, others)[1][:, 0] - attention[:, 0]).max() > 1e-3
 
 
-# Forms, padding, batches ------------------------------------------------------------------------
+# --- forms, padding, batches ----------------------------------------------------------------------------
 
 
 @both_readers
@@ -229,7 +231,7 @@ def test_compact_form_is_the_padded_form(reader, mask_padding, values):
 
 @both_readers
 @masked_or_not
-def test_values_that_are_left_out_are_the_keys(reader, mask_padding):
+def test_missing_values_are_the_keys(reader, mask_padding):
     network = make(reader, mask_padding=mask_padding)
     inputs = questions()
     keys_alone = {name: inputs[name] for name in ("memory_key", "query")}
@@ -239,7 +241,7 @@ def test_values_that_are_left_out_are_the_keys(reader, mask_padding):
 
 @both_readers
 @masked_or_not
-def test_statements_that_no_slot_names_change_nothing(reader, mask_padding):
+def test_statements_in_no_slot_change_nothing(reader, mask_padding):
     network = make(reader, mask_padding=mask_padding)
     inputs = compact(questions())
     logits, _ = answer(network, inputs)
@@ -283,9 +285,9 @@ def test_batch_composition_changes_nothing(reader, mask_padding):
     logits, attention = answer(network, inputs)
     order = np.random.default_rng(1).permutation(8)
     for rows in (order, order[:3], [5]):
-        some_logits, some_attention = answer(network, {name: tokens[rows] for name, tokens in inputs.items()})
-        assert_same(some_logits, logits[rows])
-        assert_same(some_attention, attention[rows])
+        batch_logits, batch_attention = answer(network, {name: tokens[rows] for name, tokens in inputs.items()})
+        assert_same(batch_logits, logits[rows])
+        assert_same(batch_attention, attention[rows])
 
 
 @both_readers
@@ -305,7 +307,7 @@ def test_empty_memory_gives_finite_numbers(reader, mask_padding):
     assert np.isfinite(loss) and np.isfinite(gradient).all()
 
 
-# Readers ----------------------------------------------------------------------------------------
+# --- readers --------------------------------------------------------------------------------------------
 
 
 def test_position_encoding():
@@ -320,8 +322,8 @@ def test_position_encoding():
 
 def test_bow_reader_weighs_words_by_place():
     table = np.array([[0, 0], [1, 10], [2, 20]], np.float32)
-    (read,) = memn2n_kv.BowReader()(np.array([[1, 2], [2, 1], [1, 0], [0, 0]]), table)
-    np.testing.assert_allclose(read, [[3, 50], [3, 40], [1, 10], [0, 0]])
+    (readings,) = memn2n_kv.BowReader()(np.array([[1, 2], [2, 1], [1, 0], [0, 0]]), table)
+    np.testing.assert_allclose(readings, [[3, 50], [3, 40], [1, 10], [0, 0]])
 
 
 def test_gru_reader_is_the_documented_recurrence_up_to_the_last_word():
@@ -357,7 +359,7 @@ def test_gru_reader_is_the_documented_recurrence_up_to_the_last_word():
     assert not expected[4].any() and expected[3].any()
 
 
-def test_gru_reader_hears_the_last_word():
+def test_gru_reader_reads_the_last_word():
     network = make("simple_gru")
     inputs = questions(values="others")
     changed = inputs["query"].copy()
@@ -398,12 +400,12 @@ def test_adjacent_tying_reads_a_question_like_the_keys_of_the_first_hop(reader):
     assert (np.asarray(readings[1]) != np.asarray(state)).any()
 
 
-def test_unknown_reader():
+def test_unknown_readers_are_refused():
     with pytest.raises(ValueError, match="lstm"):
         make("lstm")
 
 
-# Parameters and files ---------------------------------------------------------------------------
+# --- parameters and files -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -446,7 +448,7 @@ def test_saved_and_loaded_network_is_the_same(reader, mask_padding, tmp_path):
             np.testing.assert_array_equal(one, other)
 
 
-# MemN2N's chain of readings, gates, linear start ------------------------------------------------
+# --- MemN2N's chain of readings, gates, linear start ----------------------------------------------------
 
 
 def softmax(scores):
@@ -459,7 +461,7 @@ def sigmoid(x):
 
 
 def expected_answer(network, keys, values, query, gates, linear=None, state_mask=None):
-    """Logits and attention of one question, bow reader and adjacent tying, as the papers have them."""
+    """Logits and attention of one question by the papers' equations, for the bow reader with adjacent tying."""
     weights = {}
     for variable in network.trainable_variables:
         hop = variable.path.split("/")[-2].rpartition("_")[2]
@@ -474,12 +476,12 @@ def expected_answer(network, keys, values, query, gates, linear=None, state_mask
     state, attentions = read(query, weights["W_0"]), []
     for h in range(H):
         state = state if state_mask is None else state * state_mask[h]
-        told = [m for m in range(M) if keys[m].any()]
-        key = np.array([read(keys[m], weights[f"W_{h}"]) + weights[f"TK_{h}"][m] for m in told])
-        value = np.array([read(values[m], weights[f"W_{h + 1}"]) + weights[f"TV_{h}"][m] for m in told])
-        p = softmax(key @ state) if linear is None else key @ state / (len(told) if linear == "mean" else 1)
+        occupied = [m for m in range(M) if keys[m].any()]
+        key = np.array([read(keys[m], weights[f"W_{h}"]) + weights[f"TK_{h}"][m] for m in occupied])
+        value = np.array([read(values[m], weights[f"W_{h + 1}"]) + weights[f"TV_{h}"][m] for m in occupied])
+        p = softmax(key @ state) if linear is None else key @ state / (len(occupied) if linear == "mean" else 1)
         o = p @ value
-        attentions.append(np.bincount(told, p, minlength=M))
+        attentions.append(np.bincount(occupied, p, minlength=M))
         if gates == 0:
             state = state + o
         else:
@@ -488,8 +490,8 @@ def expected_answer(network, keys, values, query, gates, linear=None, state_mask
     return np.append(0, weights[f"W_{H}"] @ state), np.array(attentions)
 
 
-@pytest.mark.parametrize("gates", memn2n_kv.GATES)
-@pytest.mark.parametrize("linear", [None, *memn2n_kv.LINEAR], ids=["softmax", "sum", "mean"])
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("linear", [None, *LINEAR_ATTENTIONS], ids=["softmax", "sum", "mean"])
 @pytest.mark.parametrize("values", ["keys", "others"])
 def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, linear, values):
     options = {} if linear is None else {"linear_attention": linear}
@@ -504,27 +506,28 @@ def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, l
             for i in range(8):
                 texts = (inputs[name][i] for name in ("memory_key", "memory_value", "query"))
                 expected = expected_answer(network, *texts, gates, linear, None if state_mask is None else mask[i])
-                for found, wanted in zip((logits[i], attention[i]), expected, strict=True):
-                    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+                for computed, correct in zip((logits[i], attention[i]), expected, strict=True):
+                    np.testing.assert_allclose(computed, correct, rtol=1e-3, atol=1e-4)
 
 
 def test_mean_of_the_linear_start_counts_the_slots_that_may_be_attended():
     random = np.random.default_rng(0)
     state, keys, times = (random.normal(size=size).astype(np.float32) for size in ((2, E), (2, M, E), (M, E)))
-    occupied = np.arange(M) < [[2], [0]]  # the second story has told nothing yet
+    occupied = np.arange(M) < [[2], [0]]  # the second memory is empty
     hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention="mean")
     start = keras.ops.convert_to_tensor(True)
     scores = np.einsum("bme,be->bm", keys + times, state)
-    _, attention = hop(state, keys, keys, times, times, linear=start)
+    keys, slots = keys.reshape(2 * M, E), np.arange(2 * M)
+    _, attention = hop(state, keys, keys, slots, times, times, linear=start)
     np.testing.assert_allclose(attention, scores / M, rtol=1e-4)
-    _, attention = hop(state, keys, keys, times, times, occupied=occupied, linear=start)
+    _, attention = hop(state, keys, keys, slots, times, times, occupied=occupied, linear=start)
     np.testing.assert_allclose(attention, np.where(occupied, scores / 2, 0), rtol=1e-4)
 
 
 @both_readers
-@pytest.mark.parametrize("gates", memn2n_kv.GATES)
+@pytest.mark.parametrize("gates", GATES)
 def test_gates_go_with_every_reader_and_tying(reader, gates, tmp_path):
-    for tying in memn2n_kv.TYINGS:
+    for tying in TYINGS:
         network = make(reader, tying=tying, gates=gates, mask_padding=True)
         inputs = questions(values="others")
         logits, attention = answer(network, inputs)
@@ -537,8 +540,8 @@ def test_gates_go_with_every_reader_and_tying(reader, gates, tmp_path):
 
 
 def test_every_weight_starts_with_numbers_of_its_own():
-    """One initializer object gives the same numbers each time it is asked."""
-    for network in (MemN2N_KV(V, J, M, E, E, H, tying=tying, gates=2) for tying in memn2n_kv.TYINGS):
+    """One initializer object returns the same numbers each time it is called."""
+    for network in (MemN2N_KV(V, J, M, E, E, H, tying=tying, gates=2) for tying in TYINGS):
         random = [np.ravel(v)[: M * E] for v in network.trainable_variables if v.name != "gate_bias"]
         assert len({values.tobytes() for values in random}) == len(random)
 
@@ -552,10 +555,15 @@ def test_length_encoding_does_not_depend_on_padding():
     np.testing.assert_allclose(weights[0, 2], 2 * np.arange(1, E + 1) / E, rtol=1e-6)  # 1 + 4 (i/E - 1/2) / 2
 
 
+def test_flags_offer_the_choices_of_the_network():
+    actions = {action.dest: action for action in joint.flag_parser()._actions}
+    assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
+
+
 UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max"}
 
 
 @pytest.mark.parametrize(("name", "value"), UNKNOWN.items())
-def test_unknown_variants(name, value):
+def test_unknown_variants_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})

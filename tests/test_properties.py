@@ -1,11 +1,11 @@
-"""Properties that hold for every input whatever: hypothesis makes the inputs, and shrinks one that breaks a rule.
+"""Properties that hold for every input: Hypothesis generates the inputs and shrinks one that breaks a rule.
 
-With the other tests each property sees a hundred cases or so, always the same ones. The long form sees other
-cases each time, as many as it is told:
+By default each property is checked on about a hundred cases, always the same ones. With PROPERTY_CASES, it is checked
+on that many, different ones each time:
 
     PROPERTY_CASES=10000 python -m pytest tests/test_properties.py
 
-What the parser owes is written in `parser_rules.py`, which `fuzz_parser.py` shares.
+The rules of the parser are in `parser_rules.py`, which `tools/fuzz_parser.py` also uses.
 """
 
 import csv
@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 import babi_simulator
 import data_utils
 import files
-from data_utils import NEVER_SEEN, UNKNOWN, Example, InputError
+import scores
+from data_utils import NEVER_SEEN, UNKNOWN, Example
+from flags import TASKS, InputError
 
 CASES = os.environ.get("PROPERTY_CASES")
 settings.register_profile(
@@ -33,29 +35,29 @@ settings.register_profile(
     max_examples=int(CASES or 100),
     derandomize=not CASES,
     database=None,
-    deadline=timedelta(seconds=20),  # far more than any case takes, even on a busy machine: nothing hangs
+    deadline=timedelta(seconds=20),  # far more than any case takes on a busy machine, unless it hangs
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     print_blob=True,
 )
-# As decorator, since a profile loaded here would be that of the other test files too.
+# A decorator, as a profile loaded here would apply to the other test files too.
 cases = settings.get_profile("properties")
 
 
 @pytest.fixture(scope="module")
 def folder():
-    """A folder in memory where there is one, as a busy disk makes a thousand small files ten times as slow."""
+    """A folder in memory if possible: on a busy disk, a thousand small files take ten times as long."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
         yield Path(name)
 
 
-# Inputs -----------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------------
 
 
 def written_texts():
     """Real texts to change: the small corpus, and two simulated stories of each task."""
     corpus = Path(__file__).resolve().parent / "corpus"
     texts = [file.read_text(encoding="utf-8") for file in sorted(corpus.iterdir())]
-    for task_id in babi_simulator.TASKS:
+    for task_id in TASKS:
         stories = itertools.islice(babi_simulator.stories(task_id, questions=10, seed=0), 2)
         texts.append("".join("\n".join(story) + "\n" for story in stories))
     return [text.encode() for text in texts]
@@ -99,6 +101,8 @@ def changed_texts(draw):
             lines[line] += draw(st.sampled_from((b" word", b"x", b"\t1", b" 1", b"?", b"\0"))) * 30_000
         elif change == "Windows":
             lines = [line + b"\r" for line in lines]
+        elif change == "bare carriage returns":
+            lines = [b"\r".join(lines)]
         elif change == "upper case":
             lines = [line.upper() for line in lines]
         elif change == "insert":
@@ -117,7 +121,7 @@ def changed_texts(draw):
 
 CHANGES = (
     *("delete lines", "swap lines", "repeat a line", "another number", "other support", "other tabs", "long line"),
-    *("Windows", "upper case", "insert", "mark", "cut", "other bytes", "another text"),
+    *("Windows", "bare carriage returns", "upper case", "insert", "mark", "cut", "other bytes", "another text"),
 )
 LENGTHS = st.integers(0, 8)
 any_content = st.one_of(st.binary(max_size=300), st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join))
@@ -128,8 +132,8 @@ sentences = st.lists(words, min_size=1, max_size=5).map(tuple)
 
 
 @st.composite
-def told_stories(draw):
-    """Examples of a few stories, and a text in the bAbI format that tells them."""
+def stories_with_text(draw):
+    """Examples of a few stories, and their text in the bAbI format."""
     lines, examples = [], []
     for story in range(draw(st.integers(1, 3))):
         statements, numbers = [], []
@@ -149,7 +153,7 @@ def told_stories(draw):
     return examples, start + end.join(lines) + draw(st.sampled_from(("", end, end + " " + end)))
 
 
-# The parser -------------------------------------------------------------------------------------
+# --- the parser -----------------------------------------------------------------------------------------
 
 
 @cases
@@ -171,17 +175,20 @@ def test_any_lines_are_examples_or_one_sentence(lines):
     try:
         examples = data_utils.parse_stories(lines, source="text")
     except InputError as error:
+        assert len(str(error).splitlines()) == 1, str(error)
+        if str(error).startswith("text: expected at least one question"):
+            assert not any("\t" in line for line in lines)
+            return
         number = re.match(r"text, line (\d+): .*\.$", str(error))
-        assert len(str(error).splitlines()) == 1 and number, str(error)
-        assert data_utils.parse_stories(lines[: int(number[1]) - 1]) is not None
+        data_utils.parse_stories([*lines[: int(number[1]) - 1], "1 Who?\tb\t"])  # the lines before it are right
     else:
         assert len(examples) == sum("\t" in line for line in lines)
 
 
 @cases
-@given(told_stories())
-def test_what_a_text_tells_is_what_is_read(folder, told):
-    expected, text = told
+@given(stories_with_text())
+def test_text_is_read_as_its_examples(folder, examples_and_text):
+    expected, text = examples_and_text
     path = folder / "qa2_train.txt"
     path.write_bytes(text.encode())
     examples, sentence = parser_rules.parse(path)
@@ -202,7 +209,7 @@ def test_a_task_is_its_files_or_one_sentence(folder, contents):
             path.write_bytes(contents[split])
     parsed = {split: parser_rules.parse(path)[0] for split, path in task.items()}
     for splits, load in ((("train", "test"), data_utils.load_task), (("valid",), data_utils.load_validation)):
-        wanted = tuple(parsed[split] for split in splits)
+        expected = tuple(parsed[split] for split in splits)
         try:
             examples = load(folder, 3)
         except InputError as error:
@@ -211,10 +218,10 @@ def test_a_task_is_its_files_or_one_sentence(folder, contents):
             assert str(error).startswith(str((missing + refused)[0]))
             assert len(str(error).splitlines()) == 1
         else:
-            assert examples == (wanted if len(splits) > 1 else wanted[0])
+            assert examples == (expected if len(splits) > 1 else expected[0])
 
 
-# Splits and tensors -----------------------------------------------------------------------------
+# --- splits and tensors ---------------------------------------------------------------------------------
 
 
 @cases
@@ -228,34 +235,34 @@ def test_split_keeps_stories_whole_and_every_example(stories, seed):
     parts = data_utils.split_by_story(examples, random_state=seed)
     assert sorted(parts[0] + parts[1], key=examples.index) == examples
     assert all(part and part == sorted(part, key=examples.index) for part in parts)
-    told = [{e.story for e in part} for part in parts]
-    assert not told[0] & told[1]
-    assert len(told[1]) == -(-len(set(stories)) // 10)
+    training, validation = ({e.story for e in part} for part in parts)
+    assert not training & validation
+    assert len(validation) == -(-len(set(stories)) // 10)
 
 
 @cases
-@given(told_stories(), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
-def test_ids_at_any_size_and_of_any_vocabulary(told, known, sentence_size, memory_size):
-    """Unknown words, unseen answers, and what is beyond the sizes, all end where they should."""
-    examples = told[0]
+@given(stories_with_text(), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
+def test_ids_at_any_size_and_of_any_vocabulary(examples_and_text, known, sentence_size, memory_size):
+    """Unknown words, unseen answers and words and statements beyond the sizes are encoded correctly."""
+    examples, _ = examples_and_text
     vocabulary = data_utils.build_vocabulary(examples[:known])
-    tensors = data_utils.vectorize_data(examples, vocabulary, sentence_size, memory_size)
+    encoded = data_utils.encode(examples, vocabulary, sentence_size, memory_size)
+    memories = encoded.statements[encoded.slots]
 
     def ids(sentence):
         numbers = [vocabulary.get(word, vocabulary[UNKNOWN]) for word in sentence[:sentence_size]]
         return numbers + [0] * (sentence_size - len(numbers))
 
-    assert tensors.memory_key.shape == (len(examples), memory_size, sentence_size)
+    assert memories.shape == (len(examples), memory_size, sentence_size)
     for number, e in enumerate(examples):
         memory = [ids(statement) for statement in reversed(e.statements)][:memory_size]
-        assert tensors.memory_key[number, : len(memory)].tolist() == memory
-        assert not tensors.memory_key[number, len(memory) :].any()
-        assert tensors.query[number].tolist() == ids(e.question)
-        assert tensors.answer[number] == vocabulary.get(e.answer, NEVER_SEEN)
-    np.testing.assert_array_equal(tensors.memory_key, tensors.memory_value)
+        assert memories[number, : len(memory)].tolist() == memory
+        assert not memories[number, len(memory) :].any()
+        assert encoded.query[number].tolist() == ids(e.question)
+        assert encoded.answer[number] == vocabulary.get(e.answer, NEVER_SEEN)
 
 
-# Score and parameter files ----------------------------------------------------------------------
+# --- score and parameter files --------------------------------------------------------------------------
 
 HEADER = b"Task,Testing Accuracy,Training Accuracy,Validation Accuracy"
 score_files = st.one_of(
@@ -271,17 +278,17 @@ score_rows = st.lists(
 
 @cases
 @given(score_files, score_rows)
-def test_score_rows_come_whole_after_whatever_is_there(folder, content, rows):
+def test_score_rows_are_appended_whole_to_any_content(folder, content, rows):
     path = folder / "rows.csv"
     path.write_bytes(content)
-    files.append_scores(path, rows)
-    files.append_scores(path, rows)
-    found = path.read_bytes()
-    assert found.startswith(content) and found.endswith(b"\n")
-    added = found[len(content) :].decode()
+    for _ in range(2):
+        files.append(path, lambda last_byte: scores.csv_bytes(rows, last_byte=last_byte))
+    result = path.read_bytes()
+    assert result.startswith(content) and result.endswith(b"\n")
+    added = result[len(content) :].decode()
     assert added.startswith("\n") == bool(content and not content.endswith(b"\n"))
-    expected = [] if content else [list(files.SCORE_COLUMNS)]
-    assert list(csv.reader(added.removeprefix("\n").splitlines())) == expected + [list(row) for row in rows] * 2
+    header = [] if content else [list(scores.COLUMNS)]
+    assert list(csv.reader(added.removeprefix("\n").splitlines())) == header + [list(row) for row in rows] * 2
 
 
 @cases
@@ -290,11 +297,11 @@ def test_score_rows_come_whole_after_whatever_is_there(folder, content, rows):
 @example(HEADER)
 @example(HEADER + b"\r\n")
 @example(HEADER + b"\xff\n")
-def test_only_a_score_file_is_taken_for_one(folder, content):
+def test_only_score_files_are_accepted(folder, content):
     path = folder / "scores.csv"
     path.write_bytes(content)
     try:
-        files.check_score_file(str(path))
+        scores.check_score_file(str(path))
     except InputError as error:
         assert str(error).startswith(f"{path}, line 1: ") and len(str(error).splitlines()) == 1
         assert re.split(b"[\r\n]", content)[0] != HEADER
@@ -303,16 +310,10 @@ def test_only_a_score_file_is_taken_for_one(folder, content):
     assert path.read_bytes() == content
 
 
-def test_score_rows_come_whole_after_a_single_byte(tmp_path):
-    (tmp_path / "scores.csv").write_bytes(b"x")
-    files.append_scores(tmp_path / "scores.csv", [[1, 0, 0, 0]])
-    assert (tmp_path / "scores.csv").read_bytes() == b"x\n1,0,0,0\n"
-
-
 def test_file_that_starts_with_an_empty_line_is_no_score_file(tmp_path):
     (tmp_path / "notes.csv").write_text("\nsomething else\n")
     with pytest.raises(InputError, match="line 1"):
-        files.check_score_file(str(tmp_path / "notes.csv"))
+        scores.check_score_file(str(tmp_path / "notes.csv"))
 
 
 flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(categories=("L", "N", "P")))
@@ -320,13 +321,15 @@ flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(ca
 
 @cases
 @given(any_content, st.dictionaries(words, flag_values, min_size=1, max_size=5))
-def test_flags_come_whole_after_whatever_is_there(folder, content, values):
+def test_flags_are_appended_whole_to_any_content(folder, content, values):
+    from experiment import params_bytes  # here, because it imports TensorFlow
+
     path = folder / "params.csv"
     path.write_bytes(content)
-    files.append(path, lambda there: files.params_bytes(values, there))
-    found = path.read_bytes()
-    assert found.startswith(content)
-    added = found[len(content) :].decode()
+    files.append(path, lambda last_byte: params_bytes(values, last_byte))
+    result = path.read_bytes()
+    assert result.startswith(content)
+    added = result[len(content) :].decode()
     assert added.startswith("\n") == bool(content)
     lines = added.removeprefix("\n").split("\n")
     assert [line.partition("=")[::2] for line in lines] == [(n, str(v)) for n, v in values.items()] + [("", "")]

@@ -121,10 +121,10 @@ def plain_training(flags, corpus, clock):
         optimizer=keras.optimizers.Adam(flags.learning_rate, epsilon=flags.epsilon, clipnorm=flags.max_grad_norm),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"),
     )
-    padded = corpus.training.padded()
-    inputs = {"memory_key": padded.memory_key, "query": padded.query}
+    examples = corpus.training
+    inputs = {"memory_key": examples.statements[examples.slots], "query": examples.query}
     network.fit(
-        inputs, padded.answer, batch_size=flags.batch_size, epochs=flags.epochs, verbose=0, callbacks=[clock]
+        inputs, examples.answer, batch_size=flags.batch_size, epochs=flags.epochs, verbose=0, callbacks=[clock]
     )
 
 

@@ -1,27 +1,24 @@
-"""Measures how far simulated bAbI stories are from the published ones, task by task.
+"""Measures how much simulated bAbI stories differ from the published ones, task by task.
 
-    python tests/compare_simulator.py [--task_id 1-20] [--questions 10000] [--seed 0]
+    python tools/compare_simulator.py [--task_id 1-20] [--questions 10000] [--seed 0]
 
-The published files are looked for in the folder BABI_DIR names (it holds `en` and `en-10k`). The
-reference is the 10k training file and the test file together; task 3 has no 10k file here and is
-compared with its 2,000 published questions, from the simulated side with more, as chance moves the
-shares of so small a sample by one point already. What is measured:
+BABI_DIR names the folder of the published files, which holds `en` and `en-10k`. The reference is the 10k training file
+and the test file together. Where a task has no 10k file (task 3 in some copies), its 2,000 published questions are the
+reference, and more questions are simulated, since chance moves the shares of so small a sample by a point. Measured are
 
-- words: in the published stories only, in the simulated ones only. None is allowed.
-- shares: the largest difference, in percentage points, between the shares of any sentence template
-  (names replaced by their kind), question template, answer, number of questions in a story; then of
-  any pair of successive statements and any question with its answer and supporting facts (both with
-  names replaced so that only who is who counts). 3 points are allowed.
-- lengths: quantiles of statements per story. Both samples are finite, so each published quantile
-  is known only up to an interval (of probability, `SIGMAS` standard errors of the difference of two
-  samples either way). The simulated quantile may lie one statement outside that interval. For most
-  tasks the interval is a point or two; for task 3, with 400 published stories of up to 228
-  statements, it is wide, and it would be so for a second sample made by the published process.
+- words that only the published or only the simulated stories have; none is allowed;
+- shares: the largest difference, in percentage points, between the shares of any sentence template (names replaced by
+  their kind), question template, answer, number of questions in a story, pair of successive statements, and question
+  with its answer and supporting facts (in the last two, names are replaced so that only their identity counts). Three
+  points are allowed;
+- lengths: quantiles of statements per story. Both samples are finite, so each published quantile is known only up to an
+  interval (of probability, `SIGMAS` standard errors of the difference of two samples either way). A simulated quantile
+  may be one statement outside that interval. For most tasks the interval is a point or two; for task 3, with 400
+  published stories of up to 228 statements, it is wide, as it would be for a second sample of the published process.
 
-Exit status 1 if anything is out of bounds.
+Exit status 1 if a difference is out of bounds.
 """
 
-import argparse
 import math
 import os
 import re
@@ -30,13 +27,14 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # for the project and `babi_rules`
 
 import babi_rules
 
 import babi_simulator
+from flags import HelpFormatter, InputError, Parser, count, run_command, task_numbers
 
-ROOT = Path(babi_simulator.__file__).resolve().parent
 POINTS = 3.0  # largest difference of two shares
 STATEMENTS = 1  # largest distance of a simulated quantile from the interval of the published one
 SIGMAS = 3.0
@@ -55,14 +53,10 @@ KINDS = {
     "box": "suitcase container chest box",
     "sweet": "box_of_chocolates chocolate",
 }
-KIND_OF = {
-    name.replace("_", " ").lower(): kind for kind, names in KINDS.items() for name in names.split()
-}
+KIND_OF = {name.replace("_", " ").lower(): kind for kind, names in KINDS.items() for name in names.split()}
 SINGULAR = {"mice": "mouse", "wolves": "wolf", "cats": "cat"}
-# Longer names first: a blue square is no square, and a box of chocolates no box.
-NAME = re.compile(
-    r"\b(" + "|".join(sorted(KIND_OF, key=len, reverse=True)) + r")\b", flags=re.IGNORECASE
-)
+# Longer names first, since "box of chocolates" starts with "box".
+NAME = re.compile(r"\b(" + "|".join(sorted(KIND_OF, key=len, reverse=True)) + r")\b", flags=re.IGNORECASE)
 SYNONYMS = (
     (re.compile(r"\b(journeyed|travelled|went back|moved) to\b"), "went to"),
     (re.compile(r"\b(took|grabbed|picked up)\b"), "got"),
@@ -75,9 +69,10 @@ SYNONYMS = (
 
 @lru_cache(maxsize=100_000)
 def pieces(text):
-    """Cuts a text at its names: every second piece is a name, in lower case and the singular.
+    """Splits a text at its names.
 
-    Synonyms outside the names have become one word.
+    Returns:
+        (the text between the names, with one word for all synonyms; the names in lower case and in the singular).
     """
     for pattern, word in SYNONYMS:
         text = pattern.sub(word, text)
@@ -88,7 +83,7 @@ def pieces(text):
 
 @lru_cache(maxsize=100_000)
 def template(text):
-    """The text with the kind of each name in its place."""
+    """The text with each name replaced by its kind."""
     return NAME.sub(lambda name: KIND_OF[name[0].lower()], text)
 
 
@@ -99,19 +94,16 @@ def words(text):
 
 
 def who_is_who(texts):
-    """Several texts in one, names replaced by kind and number, synonyms by one word.
-
-    The first person is person1 wherever he or she occurs, and so on.
-    """
-    numbers, met, plain = {}, Counter(), []
+    """Joins texts, with names replaced by kind and number (the first person is person1) and synonyms by one word."""
+    numbers, counts, plain = {}, Counter(), []
     for text in texts:
         between, names = pieces(text)
         plain.append(between[0])
         for name, after in zip(names, between[1:], strict=True):
             if name not in numbers:
                 kind = KIND_OF[name]
-                met[kind] += 1
-                numbers[name] = f"{kind}{met[kind]}"
+                counts[kind] += 1
+                numbers[name] = f"{kind}{counts[kind]}"
             plain += numbers[name], after
         plain.append(" ")
     return "".join(plain)
@@ -127,30 +119,30 @@ def measure(stories):
         {what: Counter}: "words", "statements", "questions", "answers", "questions in a story",
         "successions", "grounds" and "lengths" (of stories, in statements).
     """
-    found = {what: Counter() for what in (*SHARES, "words", "lengths")}
+    counters = {what: Counter() for what in (*SHARES, "words", "lengths")}
     stories = list(stories)
     for number, story in enumerate(stories, start=1):
-        told = {}
+        statements = {}
         questions, latest = 0, None
         for line in babi_rules.parse(story):
-            found["words"].update(words(line.text))
+            counters["words"].update(words(line.text))
             if line.answer is None:
-                found["statements"][template(line.text)] += 1
+                counters["statements"][template(line.text)] += 1
                 if latest:
-                    found["successions"][who_is_who((latest, line.text))] += 1
-                latest = told[line.number] = line.text
+                    counters["successions"][who_is_who((latest, line.text))] += 1
+                latest = statements[line.number] = line.text
             else:
                 questions += 1
-                found["words"].update(words(line.answer))
-                found["questions"][template(line.text)] += 1
-                found["answers"][line.answer] += 1
-                # The last supporting facts say most, and many facts would make each case rare.
-                support = [told[fact] for fact in line.support[-3:]]
-                found["grounds"][who_is_who([line.text, line.answer, *support])] += 1
+                counters["words"].update(words(line.answer))
+                counters["questions"][template(line.text)] += 1
+                counters["answers"][line.answer] += 1
+                # Only the last facts, as long lists of facts are too rare to compare.
+                support = [statements[fact] for fact in line.support[-3:]]
+                counters["grounds"][who_is_who([line.text, line.answer, *support])] += 1
         if number < len(stories):  # a file ends at a number of questions, not with a story
-            found["questions in a story"][questions] += 1
-            found["lengths"][len(told)] += 1
-    return found
+            counters["questions in a story"][questions] += 1
+            counters["lengths"][len(statements)] += 1
+    return counters
 
 
 def largest_difference(one, two):
@@ -160,7 +152,7 @@ def largest_difference(one, two):
 
 
 def quantile(counts, probability):
-    """The smallest value that at least this share of a counter's values does not exceed."""
+    """The smallest value such that at least this share of a counter's values does not exceed it."""
     rank = probability * sum(counts.values())
     for value in sorted(counts):
         rank -= counts[value]
@@ -192,7 +184,7 @@ def compare(published, simulated):
     """Compares two results of `measure`.
 
     Returns:
-        (a table row: the largest differences by column, sentences about what is out of bounds).
+        (a table row with the largest difference of each column, a list of what is out of bounds).
     """
     missing = sorted(published["words"].keys() - simulated["words"].keys())
     extra = sorted(simulated["words"].keys() - published["words"].keys())
@@ -215,7 +207,7 @@ def compare(published, simulated):
 
 
 def published_folder():
-    """The folder of the published corpus, or None where there is none."""
+    """The folder of the published corpus, or None if there is none."""
     folder = os.environ.get("BABI_DIR") or ROOT.parent / "shared/data/tasks_1-20_v1-2"
     return Path(folder) if (Path(folder) / "en").is_dir() else None
 
@@ -224,9 +216,9 @@ def published_stories(folder, task_id, small=False):
     """The published English stories of a task: test file and the largest training file.
 
     Args:
-        folder: as `published_folder` gives it.
+        folder: see `published_folder`.
         task_id: 1 to 20.
-        small: whether to take the small training file in any case.
+        small: whether to use the small training file even if there is a large one.
     """
     sizes = ("en",) if small else ("en-10k", "en")
     test, train = (babi_simulator.file_name(task_id, split) for split in ("test", "train"))
@@ -239,18 +231,15 @@ def published_stories(folder, task_id, small=False):
 
 
 def main(argv=None):
-    """Prints the table; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--task_id", type=babi_simulator.task_numbers, default="all")
-    parser.add_argument("--questions", type=int, default=10_000, help="simulated for each task")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(__doc__.partition("\n")[0], formatter_class=HelpFormatter)
+    parser.add_argument("--task_id", type=task_numbers, default="all", help="tasks: 3, 1,4, 1-5,19 or all")
+    parser.add_argument("--questions", type=count, default=10_000, help="simulated questions of each task")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulator")
     flags = parser.parse_args(argv)
     folder = published_folder()
     if folder is None:
-        print("Set BABI_DIR to the folder that holds en and en-10k.", file=sys.stderr)
-        return 2
-    columns = ("task", "words", "stat.", "quest.", "answer", "q/story", "succ.", "ground")
-    columns += ("length", "publ.", "simul.")
+        raise InputError("set BABI_DIR to the folder that holds en and en-10k.")
+    columns = ("task", "words", "stat.", "quest.", "answer", "q/story", "succ.", "ground", "length", "publ.", "simul.")
     print("Largest differences: number of words; shares in points; story lengths; mean lengths")
     print("".join(f"{column:>8}" for column in columns))
     failed = False
@@ -263,9 +252,9 @@ def main(argv=None):
         for miss in misses:
             print(f"    MISS {miss}")
         failed = failed or bool(misses)
-    print("Some are out of bounds." if failed else "All are within bounds.")
+    print("Some differences are out of bounds." if failed else "All differences are within bounds.")
     return int(failed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

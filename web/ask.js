@@ -1,14 +1,14 @@
-// The page's behaviour. All text of the person and of the model becomes text nodes (textContent), never markup.
+// The page's behaviour. All text from the user and from the model becomes text nodes (textContent), never markup.
 "use strict";
 
 const at = (id) => document.getElementById(id);
 let tasks = [];
 
 function element(name, text, className) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  if (className) made.className = className;
-  return made;
+  const node = document.createElement(name);
+  node.textContent = text;
+  if (className) node.className = className;
+  return node;
 }
 
 function fillSelect(select, labels) {
@@ -37,44 +37,44 @@ function showError(sentence) {
   at("result").hidden = true;
 }
 
-// The file's answer, as long as story and question are still those of the example.
+// The file's answer, if story and question are still those of the example.
 function truth() {
   const example = tasks.length ? pickedExample() : null;
-  const same = example && at("story").value === example.story.join("\n") && at("question").value === example.question;
-  return same ? example.truth : null;
+  const unchanged = example && at("story").value === example.story.join("\n") && at("question").value === example.question;
+  return unchanged ? example.truth : null;
 }
 
 function row(label, attention, className) {
-  const made = element("tr", "", className);
+  const tableRow = element("tr", "", className);
   const head = element("th", label);
   head.scope = "row";
-  made.append(head);
+  tableRow.append(head);
   for (const weight of attention) {
-    const cell = element("td", weight.toFixed(2), weight > 0.7 ? "dark" : "");
+    const cell = element("td", weight.toFixed(2));
     cell.style.setProperty("--share", weight);
-    made.append(cell);
+    tableRow.append(cell);
   }
-  return made;
+  return tableRow;
 }
 
-function showAnswer(found) {
-  at("answer").textContent = found.answer;
-  const right = truth();
-  at("truth").hidden = !right;
-  if (right) at("truth").textContent = right === found.answer ? "Right." : `Wrong: the file's answer is ${right}.`;
-  at("top").replaceChildren(...found.top.map(({ word, probability }) => {
-    const line = element("li", "");
+function showAnswer(result) {
+  at("answer").textContent = result.answer;
+  const expected = truth();
+  at("truth").hidden = !expected;
+  if (expected) at("truth").textContent = expected === result.answer ? "Right." : `Wrong: the file's answer is ${expected}.`;
+  at("top").replaceChildren(...result.top.map(({ word, probability }) => {
+    const item = element("li", "");
     const bar = element("i", "");
     bar.style.setProperty("--share", probability);
-    line.append(element("span", word), element("span", probability.toFixed(2)), bar);
-    return line;
+    item.append(element("span", word), element("span", probability.toFixed(2)), bar);
+    return item;
   }));
-  at("remarks").replaceChildren(...found.remarks.map((sentence) => element("li", sentence)));
-  const heads = ["Memory, oldest first", ...found.empty.map((_, hop) => `hop ${hop + 1}`)];
+  at("remarks").replaceChildren(...result.remarks.map((sentence) => element("li", sentence)));
+  const heads = ["Memory, oldest first", ...result.empty.map((_, hop) => `hop ${hop + 1}`)];
   at("hops").replaceChildren(...heads.map((label) => element("th", label)));
   at("memory").replaceChildren(
-    ...found.memory.map(({ statement, attention }) => row(statement, attention)),
-    row("(empty slots)", found.empty, "empty"),
+    ...result.memory.map(({ statement, attention }) => row(statement, attention)),
+    row("(empty slots)", result.empty, "empty"),
   );
   at("error").hidden = true;
   at("result").hidden = false;
@@ -89,11 +89,11 @@ async function ask(event) {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ story: at("story").value, question: at("question").value }),
     });
-    const found = await response.json();
-    if (response.ok) showAnswer(found);
-    else showError(found.error);
+    const result = await response.json();
+    if (response.ok) showAnswer(result);
+    else showError(result.error);
   } catch {
-    showError("The server does not answer; is ask.py still running?");
+    showError("The server does not respond. Is ask.py still running?");
   } finally {
     at("ask").disabled = false;
   }

@@ -1,0 +1,148 @@
+"""Where stories come from: a given folder, the published archive (fetched and checked), or the simulator."""
+
+import os
+import socket
+import sys
+import tarfile
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+
+from six.moves.urllib.error import HTTPError, URLError
+
+import babi_simulator
+from data_utils import TREE, parse_text
+from flags import HERE, TASKS, InputError
+
+DATA = os.path.join(HERE, "data")  # beside the scripts, wherever the command is started
+PUBLISHED = os.path.join(DATA, TREE, "en")
+SIMULATED = os.path.join(DATA, "simulated", "en")
+SIMULATED_QUESTIONS = 1000  # per task and split, as in the published corpus
+SOURCES = (  # (address, SHA-256) of archives with the same texts
+    (
+        "http://www.thespermwhale.com/jaseweston/babi/tasks_1-20_v1-2.tar.gz",
+        "0364ebde659f14d11bc21744516c5ec49d3d06cb692733f66680771244998898",
+    ),
+    ("http://parl.ai/downloads/babi/babi.tar.gz", "f7f0bee187efca0d81c3daac1b162cda4eb7f9505dee5ad6846eabbed3dbf92e"),
+)
+SILENCE = 5  # seconds without a byte after which a host is given up
+
+
+def find_corpus(data_dir=None):
+    """Finds the folder of bAbI files to read: the given one, else the published corpus, else a simulated one.
+
+    Fetches the published corpus if it is missing. If no host delivers it, writes a simulated corpus; the next call
+    tries the hosts again. What happens is printed. Any number of processes may do this at once.
+
+    Args:
+        data_dir: a folder, which is returned as it is; None to find one.
+
+    Returns:
+        (folder, whether its stories are simulated).
+
+    Raises:
+        InputError: the data folder cannot be written, or an archive cannot be unpacked.
+    """
+    if data_dir is not None:
+        return data_dir, is_simulated(data_dir)
+    try:
+        if not _has_files(PUBLISHED):
+            print(f"{os.path.relpath(PUBLISHED)} is missing: fetching the bAbI tasks (16 MB).", flush=True)
+            os.makedirs(DATA, exist_ok=True)
+            if not any(_fetch(url, sha256) for url, sha256 in SOURCES):
+                if not _has_files(SIMULATED):
+                    _simulate()
+                return SIMULATED, True
+    except OSError as error:
+        reason = f"{error.filename or DATA}: {error.strerror or error}"
+        raise InputError(f"{reason} (--data_dir names a folder of bAbI files to read instead).") from error
+    return PUBLISHED, is_simulated(PUBLISHED)
+
+
+def is_simulated(folder):
+    """Whether a folder, or one around it up to the published tree, has the simulator's marker."""
+    folder = Path(os.path.realpath(folder))
+    for parent in (folder, *folder.parents):
+        if os.path.exists(parent / babi_simulator.MARKER):
+            return True
+        if parent.name == TREE:
+            break
+    return False
+
+
+def simulated_questions(task_id, questions, split="test"):
+    """A list of `questions` simulated questions of a task, as `data_utils.Question`."""
+    stories = babi_simulator.stories(task_id, questions, split=split)
+    return parse_text([line for lines in stories for line in lines], "simulated stories")
+
+
+def _has_files(folder):
+    return os.path.isdir(folder) and bool(os.listdir(folder))
+
+
+def _fetch(url, sha256):
+    """Puts the corpus of an archive in place; returns False if its host does not deliver it."""
+    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as temporary:
+        archive = _download(url, sha256, temporary)
+        if archive is None:
+            return _has_files(PUBLISHED)  # perhaps another process was luckier
+        unpacked = os.path.join(temporary, "unpacked")
+        if not hasattr(tarfile, "data_filter"):
+            raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")  # no member outside the folder, no device, no outward link
+        except (tarfile.TarError, EOFError) as error:
+            raise InputError(f"{url}: not unpacked: {' '.join(str(error).split()).rstrip('.')}.") from error
+        tree = next((path.parent for path in Path(unpacked).rglob("en") if path.parent.name == TREE), None)
+        if tree is None:
+            print(f"{url}: not used: it has no folder {TREE}/en.", flush=True)
+            return False
+        for path in sorted(tree.iterdir(), key=lambda path: path.name == "en"):  # `en` last: then the tree is whole
+            _put_in_place(path, os.path.join(DATA, TREE, path.name))
+    return True
+
+
+def _download(url, sha256, folder):
+    """Fetches a file into a folder; returns its path if its checksum is right, else None."""
+    import keras  # here, because it imports TensorFlow
+
+    timeout, is_logging = socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()
+    socket.setdefaulttimeout(SILENCE)
+    if not sys.stdout.isatty():
+        keras.config.disable_interactive_logging()  # in a file, the progress bar takes hundreds of lines
+    try:
+        return keras.utils.get_file("archive", url, file_hash=sha256, cache_dir=folder, cache_subdir="")
+    except Exception as error:
+        # Keras wraps a URLError in a bare Exception and reports a wrong checksum as a ValueError.
+        cause = error.__context__ if isinstance(error.__context__, URLError) else error
+        if not isinstance(cause, (OSError, HTTPException, ValueError)):
+            raise
+        if isinstance(cause, HTTPError):
+            cause.close()
+        reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+        print(f"{url}: not fetched: {reason}.", flush=True)
+        return None
+    finally:
+        socket.setdefaulttimeout(timeout)
+        if is_logging:
+            keras.config.enable_interactive_logging()
+
+
+def _simulate():
+    """Writes the simulated corpus."""
+    with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
+        folder = os.path.join(temporary, "en")
+        babi_simulator.write_files(folder, TASKS, SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0)
+        _put_in_place(folder, SIMULATED)
+    print(f"{os.path.relpath(SIMULATED)}: written, with simulated stories of all {len(TASKS)} tasks.", flush=True)
+
+
+def _put_in_place(path, target):
+    """Moves a complete file or folder to its place; keeps what another process put there first."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        os.rename(path, target)
+    except OSError:
+        if not os.path.exists(target):
+            raise

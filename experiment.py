@@ -1,0 +1,485 @@
+"""Runs an experiment, from flags to score files: models, restarts, workers, resuming, the files of a run.
+
+TensorFlow is imported when a model is trained, in the process that trains it, so wrong files and flags answer at once.
+"""
+
+import argparse
+import concurrent.futures
+import glob
+import importlib.util
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+import checkpoint
+import corpus as story_source
+import data_utils
+import files
+import plots
+import scores
+from checkpoint import State
+from flags import STOP_SIGNALS, UNUSED, InputError, say_when_stopped
+
+SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
+FREE_FLAGS = ("resume", "log_dir", "workers", "command", "given")  # they do not change what comes out
+FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
+
+
+# --- one model ------------------------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """One model to train."""
+
+    flags: argparse.Namespace
+    corpus: data_utils.Corpus
+    seed: int
+    folder: str  # of the run
+    jit_compile: bool
+    parallel: bool  # whether other models train beside it
+
+    @property
+    def name(self):
+        """The part of file names that tells this model from others of the run."""
+        task = f"_task{self.corpus.tasks[0]}" if len(self.corpus.tasks) == 1 else ""
+        return f"{task}_seed{self.seed}" if self.flags.restarts > 1 else task
+
+    def path(self, kind, extension):
+        """The path of one of the model's files in the run's folder."""
+        return os.path.join(self.folder, f"{kind}{self.name}.{extension}")
+
+    def heading(self):
+        """What precedes a line about the model where several train at once."""
+        seed = f", seed {self.seed}" if self.flags.restarts > 1 else ""
+        return f"{describe(self.corpus.tasks)}{seed}: " if self.parallel else ""
+
+
+class Outcome(NamedTuple):
+    """The scores of one trained model."""
+
+    seed: int
+    rows: list  # (task, test, training, validation accuracy)
+    validation_loss: float
+    seconds: float
+
+    def merit(self):
+        """What restarts are chosen by: mean validation accuracy over tasks, then validation cross-entropy."""
+        return np.mean([validation for *_, validation in self.rows]), -self.validation_loss
+
+    def test_error(self):
+        """Mean test error over tasks, in percent."""
+        return scores.mean_error([test for _, test, *_ in self.rows])
+
+
+def describe(tasks):
+    """The tasks of a model in words."""
+    if len(tasks) == 1:
+        return f"task {tasks[0]}"
+    contiguous = tasks[-1] - tasks[0] == len(tasks) - 1
+    return f"tasks {tasks[0]}-{tasks[-1]}" if contiguous else f"tasks {','.join(map(str, tasks))}"
+
+
+def worth_compiling(flags, corpus):
+    """Whether a run is long enough for XLA to save more time than compiling takes.
+
+    Compiling takes 2 s (bow) or 5 s (GRU) on two cores; from about this many slots on, faster steps pay for it.
+    """
+    slots = len(corpus.training) * flags.epochs * corpus.memory_size
+    return slots > (5_000_000 if flags.reader == "bow" else 1_250_000)
+
+
+def train_model(job):
+    """Trains one model, or continues it from its saved state, scores it and saves it.
+
+    Args:
+        job: `Job`.
+
+    Returns:
+        An `Outcome`.
+    """
+    import training
+
+    flags, corpus = job.flags, job.corpus
+    state_path, history_path = job.path("state", "npz"), job.path("history", "csv")
+    state = State(history=[])
+    if os.path.exists(state_path):
+        state = checkpoint.load_state(state_path)
+    elif os.path.exists(history_path):  # written after the first state: a run never silently restarts
+        raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
+    progress_bar = sys.stdout.isatty() and not job.parallel
+    report = training.Report(
+        corpus, flags.epochs, flags.evaluation_interval, flags.linear_start, job.heading(), progress_bar
+    )
+    report.rows = state.history
+    begin = last_save = time.monotonic()
+
+    def save(epoch, logs):
+        nonlocal last_save
+        if report.reported or time.monotonic() - last_save > SAVE_SECONDS:
+            seconds = state.seconds + time.monotonic() - begin
+            arrays = report.model.state()
+            checkpoint.save_state(state_path, State(epoch + 1, report.rows, seconds, arrays))
+            files.write(history_path, scores.csv_bytes(report.rows, report.columns))
+            last_save = time.monotonic()
+
+    callbacks = [report, training.keras.callbacks.LambdaCallback(on_epoch_end=save)]
+    if flags.tensorboard:
+        folder = os.path.join(job.folder, f"tensorboard{job.name}")
+        callbacks.append(training.keras.callbacks.TensorBoard(folder, write_graph=False))
+    try:
+        trainer = training.train(flags, corpus, job.seed, job.jit_compile, callbacks, state.epoch, state.arrays)
+    except (MemoryError, training.tf.errors.ResourceExhaustedError) as error:
+        raise InputError(
+            "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
+            "--embedding_size or --workers."
+        ) from error
+    rows = training.score(trainer, corpus)
+    loss = training.mean_cross_entropy(trainer, corpus.validation)
+    path = job.path("model", "keras")
+    try:
+        with files.replacing(path) as temporary:
+            trainer.network.save(temporary)
+    except (RuntimeError, ValueError) as error:  # h5py and zipfile have errors of their own for a full disk
+        raise error if isinstance(error, InputError) else files.Unsaved.at(path, error) from error
+    return Outcome(job.seed, rows, loss, state.seconds + time.monotonic() - begin)
+
+
+# --- several models -------------------------------------------------------------------------------------
+
+
+def train_models(jobs, finished, workers):
+    """Trains models and yields their outcomes in the order of the jobs.
+
+    One model trains in this process, with all cores. Of several, each trains in a process of its own with one thread:
+    steps are too small for a second thread to help. A GPU trains one model at a time, as each takes all its memory.
+
+    Args:
+        jobs: a list of `Job`.
+        finished: a dict from the name of a model to its `Outcome`; these are not trained again.
+        workers: processes at once; None for one per core, or one where there is a GPU.
+    """
+    if len(jobs) == 1:
+        if not finished:
+            set_up_devices(jobs[0].flags)
+        yield finished.get(jobs[0].name) or train_model(jobs[0])
+        return
+    cores = checkpoint.machine()["cores"]
+    workers = workers or (1 if glob.glob("/dev/nvidia[0-9]*") else cores)
+    workers = min(workers, max(1, len(jobs) - len(finished)))
+    spawn = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (jobs[0].flags,)) as pool:
+        try:
+            # Workers inherit the blocked signals: the parent alone answers them, and its end ends the workers.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            futures = [None if job.name in finished else pool.submit(train_model, job) for job in jobs]
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            for job, future in zip(jobs, futures, strict=True):
+                yield future.result() if future else finished[job.name]
+        except BaseException as error:
+            for process in multiprocessing.active_children():
+                process.kill()  # the state of its last saved epoch is complete
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, concurrent.futures.BrokenExecutor):
+                raise WorkerKilled("a process that trained a model was killed, perhaps for lack of memory.") from error
+            raise
+
+
+class WorkerKilled(InputError):
+    """A process that trained a model died."""
+
+
+def set_up_devices(flags, threads=None, say=True):
+    """Configures TensorFlow in this process; see `training.set_up_devices`."""
+    import training
+
+    device = training.set_up_devices(threads, flags.allow_soft_placement, flags.log_device_placement)
+    if say:
+        print(device, flush=True)
+
+
+def _start_worker(flags):
+    """Sets up a worker process, which ends when its parent ends, however that ends."""
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    first = multiprocessing.current_process().name.endswith("-1")
+    set_up_devices(flags, threads=1, say=first)
+
+
+# --- a run ----------------------------------------------------------------------------------------------
+
+
+def run(script, flags, task_groups):
+    """Trains and scores the models of a run and writes its files, or continues a run that was stopped.
+
+    Args:
+        script: the script's name, with which the run's folder begins.
+        flags: the parsed flags of `flags.training_parser`.
+        task_groups: a function from flags to a list with the tasks of each model.
+    """
+    if flags.resume is None:
+        the_run, flags, corpora = begin(script, flags, task_groups)
+    else:
+        the_run, flags, corpora = reopen(script, flags, task_groups)
+    say_when_stopped(f"stopped; {how_to_continue(the_run)}")
+    try:
+        if corpora:
+            train_all(the_run, flags, corpora)
+    except (files.Unsaved, WorkerKilled) as error:
+        raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run)}") from error
+    finally:
+        the_run.close()
+
+
+def asked(flags):
+    """The flags that make two command lines the same for --resume: a dict, with absolute file names."""
+    values = {name: value for name, value in vars(flags).items() if name not in FREE_FLAGS}
+    values |= {name: os.path.abspath(values[name]) for name in FILE_FLAGS if values.get(name)}
+    return json.loads(json.dumps(values))  # as it comes back from a file
+
+
+def begin(script, flags, task_groups):
+    """Checks flags and files, reads the corpora and creates the run.
+
+    Returns:
+        (`checkpoint.Run`, settled flags, a list of `data_utils.Corpus`, one for each model).
+    """
+    as_given = asked(flags)
+    if flags.random_state is None:
+        flags.random_state = int.from_bytes(os.urandom(3), "little")
+    if flags.output_file:
+        scores.check_score_file(flags.output_file)
+    if vars(flags).get("param_output_file"):
+        check_params_file(flags.param_output_file)
+        if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
+            raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
+    if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise InputError("--tensorboard needs the package of that name; run: pip install tensorboard")
+    flags.data_dir, flags.simulated = story_source.find_corpus(flags.data_dir)
+    corpora = [load_corpus(flags, tasks) for tasks in task_groups(flags)]
+    if flags.simulated:
+        say_simulated(flags.data_dir)
+
+    def settled(folder):
+        stamp = os.path.basename(folder).partition("_")[2]
+        flags.score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
+        params_file = None
+        if "param_output_file" in vars(flags):
+            params_file = flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv")
+        return {
+            "asked": as_given,
+            "flags": {**vars(flags), "data_dir": os.path.abspath(flags.data_dir)},
+            "params": params(flags, corpora),
+            "score_file": os.path.abspath(flags.score_file),
+            "params_file": params_file and os.path.abspath(params_file),
+            "digests": [data_utils.digest(corpus) for corpus in corpora],
+            "machine": checkpoint.machine(),
+        }
+
+    the_run = checkpoint.Run.create(flags.log_dir, script, settled)
+    models = len(corpora) * flags.restarts
+    print(f"{the_run.folder}: {models} model{'s' if models > 1 else ''} to train; loading TensorFlow", flush=True)
+    return the_run, flags, corpora
+
+
+def load_corpus(flags, tasks):
+    """The `data_utils.Corpus` of one model."""
+    return data_utils.load_corpus(
+        flags.data_dir,
+        tasks,
+        flags.memory_size,
+        only_supporting=flags.only_supporting,
+        time_noise=flags.time_noise,
+        random_state=flags.random_state,
+    )
+
+
+def compiled(flags, corpus):
+    """Whether a model's steps are compiled with XLA."""
+    return flags.jit_compile == "on" or flags.jit_compile == "auto" and worth_compiling(flags, corpus)
+
+
+def params(flags, corpora):
+    """The flags as they are used, a dict from name to value, for parameter files."""
+    values = {name: value for name, value in sorted(vars(flags).items()) if name not in ("given", "resume")}
+    values["task_id"] = ",".join(map(str, flags.task_id))
+    if flags.restarts * len(corpora) == 1:
+        values["workers"] = UNUSED
+        if flags.workers:
+            print("note: --workers has no effect: there is one model to train.")
+    used = {compiled(flags, corpus) for corpus in corpora}
+    values["jit_compile"] = "on for some tasks" if len(used) > 1 else "on" if True in used else "off"
+    return values
+
+
+def params_bytes(values, last_byte=b""):
+    """NAME=value lines to append to a parameter file: an empty line separates them from what is there."""
+    text = "".join(f"{name}={value}\n" for name, value in values.items())
+    return (("\n" if last_byte else "") + text).encode()
+
+
+def check_params_file(path):
+    """Raises InputError unless `path` can be appended to and holds nothing but NAME=value lines."""
+    files.check_appendable(path, "--param_output_file")
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line_number, line in enumerate(file, 1):
+                if line.strip() and not line.partition("=")[0].isidentifier():
+                    raise InputError(f"{path}, line {line_number}: expected NAME=value, found another kind of file.")
+
+
+def reopen(script, flags, task_groups):
+    """Opens the run that --resume names, and checks that nothing on which it depends has changed.
+
+    Returns:
+        As `begin`; of a finished run, no corpora.
+    """
+    the_run = checkpoint.Run.reopen(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)), script)
+    try:
+        return the_run, *_continued(the_run, flags, task_groups)
+    except BaseException:
+        the_run.close()
+        raise
+
+
+def _continued(the_run, flags, task_groups):
+    """The flags and corpora with which a run continues."""
+    folder, record, changeable = the_run.folder, the_run.record, ("data_dir", "output_file")
+    for name, value in asked(flags).items():
+        same = value in (record["asked"].get(name), record["flags"].get(name))
+        if name in flags.given and name not in changeable and not same:
+            raise InputError(
+                f"{folder}: this run has --{name} {record['flags'].get(name)}, not {value}; leave --{name} out, or "
+                "begin another run without --resume."
+            )
+    if "output_file" in flags.given:  # for the rows that are not written yet
+        record["score_file"] = os.path.abspath(flags.output_file)
+    changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
+    flags = argparse.Namespace(**{**record["flags"], **changed})
+    if record["finished"]:
+        print(f"{folder}: this run is finished; its scores are in {record['score_file']}.")
+        return flags, []
+    scores.check_score_file(record["score_file"])
+    for name, value in checkpoint.machine().items():
+        if value != record["machine"][name]:
+            print(f"note: this run began with {name} {record['machine'][name]}, not {value}: digits may differ.")
+    corpora = [load_corpus(flags, tasks) for tasks in task_groups(flags)]
+    for corpus, digest in zip(corpora, record["digests"], strict=True):
+        if data_utils.digest(corpus) != digest:
+            raise InputError(
+                f"{flags.data_dir}: {describe(corpus.tasks)}: the stories have changed since {folder} began; "
+                "it cannot be continued with others."
+            )
+    finished, models = len(record["outcomes"]), len(corpora) * flags.restarts
+    print(f"{folder}: continued; {finished} of {models} models are finished.", flush=True)
+    return flags, corpora
+
+
+def train_all(the_run, flags, corpora):
+    """Trains and scores the models that are not finished, and writes the rows that are not written."""
+    record, score_file = the_run.record, os.path.relpath(the_run.record["score_file"])
+    files.write(the_run.path("params.csv"), params_bytes(record["params"]))
+    if record["params_file"]:
+        the_run.append_once("params", record["params_file"], lambda last: params_bytes(record["params"], last))
+    for corpus in corpora:
+        print(
+            f"{describe(corpus.tasks)}: {len(corpus.training)} training, {len(corpus.validation)} validation, "
+            f"{len(corpus.testing)} test questions; {len(corpus.vocabulary)} words, "
+            f"{corpus.memory_size} slots of {corpus.sentence_size} words",
+            flush=True,
+        )
+    finished = {name: Outcome(**outcome) for name, outcome in record["outcomes"].items()}
+    parallel = len(corpora) * flags.restarts > 1
+    jobs = [
+        Job(flags, corpus, flags.random_state + i, the_run.folder, compiled(flags, corpus), parallel)
+        for corpus in corpora
+        for i in range(flags.restarts)
+    ]
+    outcomes, chosen = [], []
+    begin = time.monotonic()
+    for job, outcome in zip(jobs, train_models(jobs, finished, flags.workers), strict=True):
+        outcomes.append(outcome)
+        finish(the_run, job, outcome)
+        if len(outcomes) % flags.restarts == 0:
+            last = slice(len(outcomes) - flags.restarts, len(outcomes))
+            chosen.append(write_scores(the_run, flags, jobs[last], outcomes[last]))
+        trained, left = len(outcomes) - len(finished), len(jobs) - len(outcomes)
+        if left and trained > 0:
+            minutes = left * (time.monotonic() - begin) / trained / 60
+            print(f"{len(outcomes)} of {len(jobs)} models finished; about {minutes:.1f} min left", flush=True)
+    if flags.pictures:
+        plots.draw(the_run.folder)
+    record["finished"] = True
+    the_run.save()
+    if flags.restarts > 1:
+        print("scores of the models that validation chose:")
+    print(scores.summary([row for outcome in chosen for row in outcome.rows]))
+    if flags.restarts > 1:
+        by_seed = [outcomes[i :: flags.restarts] for i in range(flags.restarts)]
+        print(scores.restarts_summary([np.mean([outcome.test_error() for outcome in seed]) for seed in by_seed]))
+    print(f"scores in {score_file}; models, histories and flags in {the_run.folder}")
+    if flags.simulated:
+        say_simulated(flags.data_dir)
+
+
+def finish(the_run, job, outcome):
+    """Records the outcome of a model and removes its state."""
+    if job.name not in the_run.record["outcomes"]:
+        the_run.record["outcomes"][job.name] = outcome._asdict()
+        the_run.save()
+    seconds = [[f"model{name}.keras", f"{o['seconds']:.1f}"] for name, o in the_run.record["outcomes"].items()]
+    files.write(the_run.path("times.csv"), scores.csv_bytes(seconds, ["Model", "Seconds"]))
+    if os.path.exists(job.path("state", "npz")):
+        os.remove(job.path("state", "npz"))
+
+
+def write_scores(the_run, flags, jobs, outcomes):
+    """Writes the rows of all restarts of a model, and copies the files of the one that validation chose.
+
+    Args:
+        the_run: `checkpoint.Run`.
+        flags: settled flags.
+        jobs: the restarts.
+        outcomes: their outcomes.
+
+    Returns:
+        The outcome that validation chose.
+    """
+    chosen = max(outcomes, key=Outcome.merit)
+    several = flags.restarts > 1
+    rows = []
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        seed = job.seed if several else None
+        rows += scores.rows(outcome.rows, flags.simulated, seed, several and outcome is chosen)
+        if several and outcome is chosen:
+            for kind, extension in (("model", "keras"), ("history", "csv")):
+                path = job.path(kind, extension)
+                with files.replacing(path.replace(f"_seed{job.seed}.", ".")) as temporary:
+                    shutil.copyfile(path, temporary)
+    for key, path in (("scores", the_run.record["score_file"]), ("own scores", the_run.path("scores.csv"))):
+        key = f"{key} of {describe(jobs[0].corpus.tasks)}"
+        the_run.append_once(key, path, lambda last: scores.csv_bytes(rows, last_byte=last))
+    return chosen
+
+
+def say_simulated(data_dir):
+    """Prints that the scores of this run are not bAbI scores."""
+    print(f"{data_dir}: these stories are simulated, not the published bAbI stories;")
+    print("the scores of this run are marked as simulated and are not bAbI scores.", flush=True)
+
+
+def how_to_continue(the_run):
+    """The command that continues a run, in a sentence."""
+    return f"continue with: python {sys.argv[0]} --resume {shlex.quote(the_run.folder)}"

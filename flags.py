@@ -1,0 +1,368 @@
+"""Command-line flags of every script, recipe files, wrong input, and the one way a command ends.
+
+Nothing here imports NumPy or TensorFlow, so `-h` and a wrong flag answer at once.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))  # the project: its data, recipes and models are found from anywhere
+TASKS = range(1, 21)
+READERS = ("bow", "simple_gru")
+TYINGS = ("shared", "adjacent")
+ENCODINGS = ("padded", "length")
+GATES = (0, 1, 2)
+LINEAR_ATTENTIONS = ("sum", "mean")
+OPTIMIZERS = ("adam", "sgd")
+CLIPS = ("each", "global")
+JIT_COMPILE = ("auto", "on", "off")
+NEWEST = ""  # the value of --resume without a folder
+LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
+UNUSED = "unused"  # recorded for a flag that has no effect beside the others
+
+
+class InputError(ValueError):
+    """A file, flag or text given by the user cannot be used; the message is one sentence for the user."""
+
+
+# --- how a command ends -----------------------------------------------------------------------------------
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 1.0  # in which a stopped command cleans up
+
+_stop_message = ["stopped."]
+
+
+def say_when_stopped(message):
+    """Sets the sentence with which a command ends at Ctrl-C or SIGTERM, such as how to continue."""
+    _stop_message[0] = message
+
+
+def run_command(main):
+    """Runs a script's `main()` and ends the process in the same way for every script.
+
+    Wrong input ends in one sentence and status 2, Ctrl-C and SIGTERM in one sentence and status 130 and 143, a closed
+    pipe silently. A bug shows its traceback.
+
+    Args:
+        main: a function without arguments; what it returns is the exit status, None meaning 0.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed; opened in this order, each gets its own file descriptor back
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a character the terminal lacks does not end a command
+    _watch_signals()
+    problem = None
+    try:
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except InputError as error:
+        problem = error
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        if error.errno == errno.ENOSPC:  # a closed pipe is not a problem: its reader, such as `head`, has enough
+            problem = f"standard output: {error.strerror}; {_stop_message[0]}"
+    except KeyboardInterrupt:
+        threading.Event().wait()  # for the thread that ends the process
+    if problem:
+        print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _watch_signals():
+    """Makes SIGINT and SIGTERM raise KeyboardInterrupt and, after a second, end the process.
+
+    Python runs signal handlers between bytecodes, so none runs while TensorFlow computes an epoch; a thread that reads
+    the wakeup file descriptor ends the process all the same. Files are replaced as a whole, so none is half-written.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+    def end():
+        number = os.read(reader, 1)[0]
+        time.sleep(GRACE_SECONDS)
+        with contextlib.suppress(OSError):
+            print(f"\n{os.path.basename(sys.argv[0])}: {_stop_message[0]}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+# --- types of values --------------------------------------------------------------------------------------
+
+
+def number(kind, low, high=None, above=False):
+    """An argparse type: an int or float of at least `low`, or above `low`, and at most `high`."""
+    expected = f"{'above' if above else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+
+    def parse(text):
+        value = kind(text)
+        if not abs(value) < LARGEST_FLOAT:
+            raise argparse.ArgumentTypeError(f"expected a number that float32 can hold, found {text!r}")
+        if not (value > low if above else value >= low) or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"expected a number {expected}, found {text!r}")
+        return value
+
+    parse.__name__ = f"number {expected}" if kind is float else f"whole number {expected}"  # argparse prints it
+    return parse
+
+
+count = number(int, 1, 1_000_000)
+size = number(int, 1, 10_000)
+
+
+def epochs(text):
+    """An argparse type: a whole number of epochs, or a share of --epochs between 0 and 1."""
+    value = number(float, 0)(text)
+    if value >= 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"expected a whole number of epochs, or a share below 1, found {text!r}")
+    return int(value) if value >= 1 else value
+
+
+def boolean(text):
+    """An argparse type: True or False."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected True or False, found {text!r}")
+    return text.lower() == "true"
+
+
+def path(text):
+    """An argparse type: a file name that can be printed, so without line breaks and bytes that are not UTF-8."""
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a file name of printable characters")
+    return text
+
+
+def folder(text):
+    """An argparse type: the name of an existing folder."""
+    if not os.path.isdir(path(text)):
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a folder of bAbI files (qa1_..._train.txt, qa1_..._test.txt)"
+        )
+    return text
+
+
+def task_numbers(text):
+    """An argparse type: numbers and ranges of tasks, such as "3", "1,4" or "1-5,19", or "all".
+
+    Returns:
+        The task numbers in ascending order, each once.
+    """
+    if text.strip() == "all":
+        return list(TASKS)
+    numbers = set()
+    for part in text.split(","):
+        ends = part.split("-")
+        if len(ends) > 2 or not all(end.strip().isdecimal() for end in ends):
+            raise argparse.ArgumentTypeError(
+                f"expected numbers and ranges of tasks such as 3 or 1-5,19, or all, found {text!r}"
+            )
+        first, last = int(ends[0]), int(ends[-1])
+        if not TASKS[0] <= first <= last <= TASKS[-1]:
+            raise argparse.ArgumentTypeError(f"expected tasks from 1 to {len(TASKS)}, found {part.strip()!r}")
+        numbers.update(range(first, last + 1))
+    return sorted(numbers)
+
+
+# --- parsers ----------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are one sentence and which never guesses abbreviated flags."""
+
+    def __init__(self, description, **options):
+        super().__init__(description=description, allow_abbrev=False, **options)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message.rstrip('.')} (-h explains every flag).\n")
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each default, except None."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+class RecipeParser(Parser):
+    """A parser that also takes flags from files: `@FILE` stands for the flags in FILE; later flags override them.
+
+    A recipe holds flags as a shell would read them, on any number of lines; `#` begins a comment. A recipe cannot name
+    another recipe.
+
+    The parsed flags have two more attributes: `command`, the command line, and `given`, the names of the flags that
+    were given in it or in its recipes.
+    """
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        words = []
+        for arg in args:
+            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        flags = super().parse_args(words, namespace)
+        flags.command = shlex.join([self.prog, *args])
+        flags.given = sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")})
+        self._settle(flags, {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")})
+        return flags
+
+    def _read_recipe(self, path):
+        """The words of a recipe file."""
+        words = []
+        try:
+            with open(path, encoding="utf-8") as file:
+                for line_number, line in enumerate(file, 1):
+                    try:
+                        words += shlex.split(line, comments=True)
+                    except ValueError as error:
+                        self.error(f"{path}, line {line_number}: {str(error).lower()}; expected flags and their values")
+                    if words and not words[0].startswith("--"):
+                        self.error(f"{path}, line {line_number}: expected a flag, found {words[0]!r}")
+        except OSError as error:
+            self.error(f"{path}: {error.strerror}; expected the name of a recipe after @")
+        except UnicodeDecodeError:
+            self.error(f"{path}: expected UTF-8 text with flags and their values")
+        return words
+
+    def _settle(self, flags, typed):
+        """Checks flags against each other, and marks those without effect as `UNUSED`.
+
+        Args:
+            flags: the parsed flags, which are changed.
+            typed: names of flags on the command line itself; for these, a line says that they have no effect.
+        """
+        for name in ("linear_start", "decay_epochs"):
+            value = getattr(flags, name)
+            if value and value < 1:
+                setattr(flags, name, max(1, round(value * flags.epochs)))
+        if flags.linear_start >= flags.epochs and flags.resume is None:
+            self.error(f"--linear_start {flags.linear_start} must be less than --epochs {flags.epochs}")
+        bow = flags.reader == "bow"
+        no_effect = {
+            "feature_size": bow and flags.tying == "adjacent" and "adjacent tying uses --embedding_size for features",
+            "encoding": not bow and "only the bag of words has a position encoding",
+            "epsilon": flags.optimizer == "sgd" and "SGD has no epsilon",
+            "linear_attention": not flags.linear_start and "there is no linear start",
+        }
+        for name, reason in no_effect.items():
+            if reason and name in typed:
+                print(f"note: --{name} has no effect: {reason}.", file=sys.stderr)
+            if reason:
+                setattr(flags, name, flags.embedding_size if name == "feature_size" else UNUSED)
+
+
+class _Instead(argparse.Action):
+    """Stores a value and clears the flag that it replaces, so that the later of the two flags wins."""
+
+    def __init__(self, option_strings, dest, clears, **options):
+        super().__init__(option_strings, dest, **options)
+        self.clears = clears
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+        setattr(namespace, self.clears, None)
+
+
+# --- the flags of training --------------------------------------------------------------------------------
+
+
+def training_parser(description, **defaults):
+    """The parser of the scripts that train.
+
+    Args:
+        description: what the script does.
+        **defaults: the values in which the scripts differ. Without `param_output_file` the script has no such flag.
+
+    Returns:
+        A `RecipeParser`.
+    """
+    parser = RecipeParser(description, formatter_class=HelpFormatter)
+    add = parser.add_argument_group("data").add_argument
+    add("--data_dir", type=folder, help="folder of bAbI files (default: the published English files, else simulated)")
+    add("--task_id", type=task_numbers, help="task 1 to 20, a list (3,7,9), a range (1-20) or all")
+    add("--only_supporting", type=boolean, default=False, help="keep only the statements that support an answer")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector")
+    add("--embedding_size", type=size, help="size of a word vector")
+    add("--feature_size", type=size, help="size of keys, values and state")
+    add("--hops", type=size, default=3, help="how often the memory is read")
+    add("--memory_size", type=size, help="slots of the memory at most; older statements are dropped")
+    add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
+    add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's adjacent tying")
+    add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
+    add("--encoding", choices=ENCODINGS, default="padded", help="word positions over the padded or the true length")
+
+    add = parser.add_argument_group("training").add_argument
+    add("--epochs", type=count, help="passes over the training questions")
+    add("--batch_size", type=count, help="questions in a step")
+    add("--optimizer", choices=OPTIMIZERS, default="adam", help="Adam or plain SGD")
+    add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="initial learning rate")
+    add(
+        "--decay_steps",
+        type=count,
+        action=_Instead,
+        clears="decay_epochs",
+        help="steps between two decays of the learning rate",
+    )
+    add(
+        "--decay_epochs",
+        type=epochs,
+        action=_Instead,
+        clears="decay_steps",
+        help="the same in epochs, or as a share of --epochs; the later of the two flags wins",
+    )
+    add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="decay factor of the learning rate")
+    add("--linear_start", type=epochs, default=0, help="first epochs, or their share, without softmax at half the rate")
+    add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: scores, or scores / slots")
+    add("--epsilon", type=number(float, 0, above=True), default=0.1, help="epsilon of Adam")
+    add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
+    add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="norm to which gradients are clipped")
+    add("--clip", choices=CLIPS, default="each", help="clip per variable, or by global norm")
+    add("--gradient_noise", type=number(float, 0), default=0.001, help="standard deviation of noise on gradients")
+    add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
+    share = number(float, 0, 0.9)
+    add("--state_dropout", type=share, default=0.0, help="dropout rate of states before hops, after the linear start")
+    add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
+    add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, as a share of slots")
+    add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
+    add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
+    add("--restarts", type=size, default=1, help="train models from this many seeds; validation chooses one")
+    add("--workers", type=count, help="models trained at once (default: one per core, or one where there is a GPU)")
+
+    add = parser.add_argument_group("files").add_argument
+    default = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
+    add("--output_file", type=path, help=f"score file, appended to if it exists{default}")
+    if "param_output_file" in defaults:
+        add("--param_output_file", type=path, help="file of NAME=value lines (default: logs/params_<unix time>.csv)")
+    add("--log_dir", type=path, default="logs", help="folder in which each run makes a folder of its own")
+    add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
+    add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")
+    add(
+        "--resume",
+        type=path,
+        nargs="?",
+        const=NEWEST,
+        metavar="FOLDER",
+        help="continue the run in FOLDER with its own flags; without FOLDER, the newest unfinished run in --log_dir "
+        "that this script began with the same flags",
+    )
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile steps with XLA; auto: if the run is long")
+    add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
+    add("--log_device_placement", type=boolean, default=False, help="print where operations run")
+    parser.set_defaults(**defaults)
+    return parser

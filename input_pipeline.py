@@ -1,0 +1,178 @@
+"""The input pipeline: examples -> shuffled batches in which each distinct statement stands once, with time noise.
+
+Letters in comments on shapes: B examples of a batch, M memory slots, R occupied slots of a batch, U distinct
+statements, J words of a sentence.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+NOISE_TABLE = 2**20  # normal numbers in the table of gradient noise
+STREAMS = ("order", "time noise", "statement dropout", "question dropout", "state dropout", "gradient noise")
+
+
+def stream_key(seed, stream):
+    """The key of one random stream of a seed.
+
+    Keys are hashes, so the streams of a seed are independent of each other and of those of the next seed.
+
+    Args:
+        seed: a non-negative int.
+        stream: a name in `STREAMS`.
+
+    Returns:
+        An int of 63 bits, to be followed by the number of the step or epoch in the seed of a stateless operation.
+    """
+    sequence = np.random.SeedSequence([seed, STREAMS.index(stream)])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Room(NamedTuple):
+    """Sizes to which batches are padded, as XLA compiles once per shape."""
+
+    statements: int
+    slots: int
+
+
+def room_of_batches(examples, batch_size, samples=200):
+    """Room that about one shuffled batch in a million exceeds: five standard deviations above the mean.
+
+    Args:
+        examples: `data_utils.EncodedExamples`.
+        batch_size: B.
+        samples: number of sample batches.
+
+    Returns:
+        `Room` for distinct statements and for occupied slots.
+    """
+    random = np.random.RandomState(0)
+    batches = [examples.slots[random.randint(len(examples), size=batch_size)] for _ in range(samples)]
+    sizes = np.array([[len(np.unique(slots)) + 1, np.count_nonzero(slots)] for slots in batches])
+    return Room(*(-(-int(size) // 32) * 32 for size in sizes.mean(axis=0) + 5 * sizes.std(axis=0)))
+
+
+def batches(
+    examples,
+    batch_size,
+    seed,
+    first_epoch=0,
+    room=None,
+    gradient_noise=None,
+    time_noise=0.0,
+    word_dropout=0.0,
+    state_dropout=0.0,
+    state_shape=None,
+    dropout_from=0,
+):
+    """Shuffled batches, epoch after epoch.
+
+    They are made in TensorFlow's own threads, beside the training step, and depend on nothing but the arguments: any
+    epoch can be made again from its number.
+
+    Args:
+        examples: `data_utils.EncodedExamples`.
+        batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
+        seed: seed of shuffling, noise and dropout.
+        first_epoch: number of the first epoch.
+        room: `Room` to which each batch is padded; a batch with more is padded to the largest possible number. None
+            leaves the numbers free.
+        gradient_noise: (length, standard deviation) of a vector of Gaussian noise for each batch: a window at a random
+            place of one table, as drawing each number would cost more than the rest of the step (the noise table of
+            Salimans et al., 2017, arXiv:1703.03864, section 2.1).
+        time_noise: probability that an empty slot is inserted before a slot, which makes all older statements one slot
+            older (random noise, MemN2N, section 4.1).
+        word_dropout: probability that a word of a statement or question becomes nil; a statement that stands in several
+            slots of a batch loses the same words in all of them.
+        state_dropout: probability that a feature of the state is dropped before a hop.
+        state_shape: (H, F), hops and features of the state.
+        dropout_from: number of the epoch in which word and state dropout begin.
+
+    Returns:
+        An endless `tf.data.Dataset` of (inputs, answer (B,), weight (B,)) and, if `gradient_noise` is given, a vector;
+        inputs have the compact form of `MemN2N_KV.call`.
+    """
+    table, slots, query, answer = map(
+        tf.constant, (examples.statements, examples.slots, examples.query, examples.answer)
+    )
+    keys = {stream: stream_key(seed, stream) for stream in STREAMS}
+    if gradient_noise is not None:
+        length, deviation = gradient_noise
+        noise_table = tf.random.stateless_normal([length + NOISE_TABLE], (keys["gradient noise"], 0), stddev=deviation)
+    steps = -(-len(examples) // batch_size)
+    memory_size = slots.shape[1]
+
+    @tf.autograph.experimental.do_not_convert  # converting takes longer than training an epoch
+    def order_of_epoch(epoch):
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(examples)), seed=(keys["order"], epoch))
+        order = tf.pad(order, [[0, steps * batch_size - len(examples)]], constant_values=-1)
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, (steps, batch_size)))
+
+    @tf.autograph.experimental.do_not_convert
+    def batch(step, chosen):
+        weight = tf.cast(chosen >= 0, tf.float32)
+        chosen = tf.maximum(chosen, 0)
+        rows = tf.gather(slots, chosen)  # (B, M)
+        if time_noise:
+            rows = insert_empty_slots(rows, time_noise, seed=(keys["time noise"], step))
+        distinct, place = tf.unique(tf.concat([[0], tf.reshape(rows, [-1])], 0))  # the empty statement first
+        key_slots = tf.reshape(place[1:], (batch_size, memory_size))
+        occupied = tf.cast(tf.where(tf.reshape(key_slots, [-1]) > 0)[:, 0], tf.int32)  # (R,)
+        if room is not None:
+            all_slots = batch_size * memory_size
+            distinct = pad_to(distinct, room.statements, all_slots + 1, 0)
+            occupied = pad_to(occupied, room.slots, all_slots, all_slots)
+        statements, questions = tf.gather(table, distinct), tf.gather(query, chosen)  # (U, J), (B, J)
+        dropout_begun = tf.cast(step >= dropout_from * steps, tf.float32)
+        if word_dropout:
+            rate = dropout_begun * word_dropout
+
+            def drop_words(words, stream):
+                return tf.where(tf.random.stateless_uniform(tf.shape(words), (keys[stream], step)) < rate, 0, words)
+
+            statements = drop_words(statements, "statement dropout")
+            questions = drop_words(questions, "question dropout")
+        inputs = {"statements": statements, "key_slots": key_slots, "occupied_slots": occupied, "query": questions}
+        if state_dropout:
+            rate = dropout_begun * state_dropout
+            kept = tf.random.stateless_uniform((batch_size, *state_shape), (keys["state dropout"], step)) >= rate
+            inputs["state_mask"] = tf.cast(kept, tf.float32) / (1 - rate)
+        parts = (inputs, tf.gather(answer, chosen), weight)
+        if gradient_noise is None:
+            return parts
+        start = tf.random.stateless_uniform([1], (keys["gradient noise"], step + 1), maxval=NOISE_TABLE, dtype=tf.int32)
+        return *parts, tf.slice(noise_table, start, [length])
+
+    return (
+        tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+        .flat_map(order_of_epoch)
+        .enumerate(first_epoch * steps)
+        .map(batch, num_parallel_calls=1, deterministic=True)
+        .prefetch(16)
+    )
+
+
+def pad_to(vector, room, largest, value):
+    """Pads a vector with a value to the length `room`, or to `largest` if it is longer than `room`."""
+    size = tf.size(vector)
+    return tf.pad(vector, [[0, tf.where(size <= room, room, largest) - size]], constant_values=value)
+
+
+def insert_empty_slots(slots, share, seed):
+    """Inserts an empty slot before each slot with probability `share`; slots beyond the memory are dropped.
+
+    Args:
+        slots: (B, M) rows of statements, 0 = empty.
+        share: the probability.
+        seed: of a stateless operation.
+
+    Returns:
+        (B, M)
+    """
+    batch_size, memory_size = slots.shape
+    skips = tf.cast(tf.random.stateless_uniform(slots.shape, seed) < share, tf.int32)
+    place = tf.minimum(tf.range(memory_size) + tf.cumsum(skips, axis=1), memory_size)
+    example = tf.broadcast_to(tf.range(batch_size)[:, tf.newaxis], slots.shape)
+    moved = tf.scatter_nd(tf.stack([example, place], -1), slots, (batch_size, memory_size + 1))
+    return moved[:, :memory_size]

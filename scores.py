@@ -1,0 +1,242 @@
+"""Score files and histories, written and read; published scores; the rule of when a task has failed."""
+
+import csv
+import io
+import os
+import re
+import textwrap
+from typing import NamedTuple
+
+import numpy as np
+
+import files
+from data_utils import TASK_NAMES
+from flags import HERE, TASKS, InputError
+
+COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
+HISTORY_COLUMNS = ("epoch", "loss", "training", "validation")
+HIGHEST_ERROR = 0.05  # a task with a higher test error has failed
+
+PUBLISHED_FILE = os.path.join(HERE, "results", "published.csv")
+PUBLISHED_SYSTEMS = {  # by regime: the label of a system in pictures, and its name in PUBLISHED_FILE
+    "joint": {
+        "MemN2N, best of 10": "MemN2N PE LS RN (Matlab, best of 10 by training error)",
+        "original KV-MemNN": "Original KV-MemNN repo, README table (bow, joint flags)",
+    },
+    "single": {
+        "MemN2N": "MemN2N PE LS RN (Matlab)",
+        "original KV-MemNN": "Original KV-MemNN repo, one model per task, rerun here (200 epochs, default flags)",
+    },
+}
+
+
+# --- failed tasks -----------------------------------------------------------------------------------------
+
+
+def is_failed(accuracy):
+    """Whether a task has failed: its test error, with four decimals as in score files, is above 5 %.
+
+    Args:
+        accuracy: test accuracy in 0..1, or an array of them.
+
+    Returns:
+        A bool, or an array of bools. An accuracy of 0.95 has not failed.
+    """
+    return np.round(accuracy, 4) < 1 - HIGHEST_ERROR
+
+
+def count_failed(accuracies):
+    """The number of failed tasks among test accuracies in 0..1."""
+    return int(np.sum(is_failed(np.asarray(accuracies, float))))
+
+
+def mean_error(accuracies):
+    """The mean error in percent of accuracies in 0..1."""
+    return 100 * (1 - np.mean(accuracies))
+
+
+def summary(rows):
+    """The table of scores that ends a run.
+
+    Args:
+        rows: a list of (task, test, training, validation accuracy), accuracies in 0..1.
+
+    Returns:
+        Lines of at most 80 characters: accuracies by task, mean error and the number of failed tasks.
+    """
+    width = max(len(TASK_NAMES[task]) for task, *_ in rows)
+    lines = [f"task {'':{width}}    test  training  validation"]
+    for task, test, training, validation in rows:
+        mark = "  failed" if is_failed(test) else ""
+        lines.append(f"{task:4d} {TASK_NAMES[task]:{width}}  {test:.4f}  {training:8.4f}  {validation:10.4f}{mark}")
+    testing = [test for _, test, *_ in rows]
+    lines.append(
+        f"mean test error {mean_error(testing):.2f} %, "
+        f"failed tasks (error above 5 %): {count_failed(testing)} of {len(rows)}"
+    )
+    return "\n".join(lines)
+
+
+def restarts_summary(errors):
+    """Lines about the mean test errors, in percent, of several seeds."""
+    by_seed = textwrap.fill(" ".join(f"{error:.2f}" for error in errors), 76)
+    return (
+        f"mean test error of {len(errors)} seeds: {np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %\n"
+        + textwrap.indent(by_seed, "  ")
+    )
+
+
+# --- written ----------------------------------------------------------------------------------------------
+
+
+def rows(accuracies, simulated=False, seed=None, chosen=False):
+    """The scores of one model as rows of a score file.
+
+    Args:
+        accuracies: a list of (task, test, training, validation accuracy).
+        simulated: whether the stories are simulated; noted behind the task number, as are the next two.
+        seed: the seed of the model, where the run has several.
+        chosen: whether validation chose this seed.
+
+    Returns:
+        A list of rows; a row is a list of the cells of `COLUMNS`.
+    """
+    notes = ["simulated"] * simulated + ([] if seed is None else [f"seed {seed}"]) + ["chosen"] * chosen
+    note = f" ({' '.join(notes)})" if notes else ""
+    return [[f"{task}{note}", *(f"{accuracy:.4f}" for accuracy in values)] for task, *values in accuracies]
+
+
+def csv_bytes(rows, columns=COLUMNS, last_byte=b""):
+    """The bytes that append rows to a CSV file.
+
+    Args:
+        rows: lists of cells.
+        columns: the header, which is written first if the file is empty.
+        last_byte: the last byte of the file, b"" if it is empty. An unfinished last line is ended first.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if not last_byte:
+        writer.writerow(columns)
+    elif last_byte != b"\n":
+        text.write("\n")
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def check_score_file(path):
+    """Raises InputError unless `path` is, or can become, a score file to which rows can be appended."""
+    files.check_appendable(path, "--output_file")
+    if os.path.isfile(path):
+        expected = ",".join(COLUMNS)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            header = file.readline(len(expected) + 2)
+        if header and header.rstrip("\r\n") != expected:
+            raise InputError(f"{path}, line 1: expected {expected}, found another file; change --output_file.")
+
+
+def history_columns(tasks):
+    """The columns of a history file: `HISTORY_COLUMNS`, then training and validation accuracy by task."""
+    return [*HISTORY_COLUMNS, *(f"{split} {task}" for split in ("training", "validation") for task in tasks)]
+
+
+# --- read -------------------------------------------------------------------------------------------------
+
+
+def read_table(path, columns, parse=dict):
+    """Reads a CSV file that this project wrote.
+
+    Args:
+        path: the file.
+        columns: the first columns that its header must have.
+        parse: a function of a row, a dict from column to str, that raises ValueError if the row is damaged.
+
+    Returns:
+        A list of `parse(row)`, at least one.
+
+    Raises:
+        InputError: the file cannot be read, is damaged or has other columns.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *lines = csv.reader(file)
+        if header[: len(columns)] != list(columns) or not lines:
+            raise ValueError(path)
+        return [parse(dict(zip(header, cells, strict=True))) for cells in lines]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (ValueError, csv.Error) as error:
+        expected = ",".join(columns[:4])
+        raise InputError(f"{path}: expected rows of {expected}, found another file or a damaged one.") from error
+
+
+class Score(NamedTuple):
+    """A row of a score file."""
+
+    task: int
+    simulated: bool
+    seed: int | None  # of the model, if the run had several
+    chosen: bool  # whether validation chose this seed
+    test: float  # accuracies in 0..1
+    training: float
+    validation: float
+
+
+def read_rows(path):
+    """The rows of a score file, a list of `Score`; see `read_table`."""
+
+    def parse(row):
+        match = re.fullmatch(r"(\d{1,2})(?: \((?=s)(simulated)? ?(?:seed (\d{1,10})( chosen)?)?\))?", row["Task"])
+        if not match or int(match[1]) not in TASKS:
+            raise ValueError(row["Task"])
+        accuracies = [float(row[column]) for column in COLUMNS[1:]]
+        return Score(int(match[1]), bool(match[2]), match[3] and int(match[3]), bool(match[4]), *accuracies)
+
+    return read_table(path, COLUMNS, parse)
+
+
+def read_scores(path):
+    """(accuracies, simulated) of a score file: test accuracy in 0..1 by task, and whether any row is simulated.
+
+    Of several seeds the chosen one counts, and of several rows of a task the last.
+    """
+    rows = read_rows(path)
+    accuracies = {row.task: row.test for row in rows if row.seed is None or row.chosen}
+    return dict(sorted(accuracies.items())), any(row.simulated for row in rows)
+
+
+def read_history(path):
+    """Reads a history file; see `read_table`.
+
+    Returns:
+        A dict from column to a float array with one number per epoch: the loss of each epoch, and accuracies in 0..1
+        that are nan where the epoch has no report.
+    """
+    rows = read_table(path, HISTORY_COLUMNS, lambda row: {name: float(cell or "nan") for name, cell in row.items()})
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def read_params(path):
+    """The NAME=value lines of a run's params.csv as a dict of str; InputError if the file cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(line.rstrip("\n").partition("=")[::2] for line in file if "=" in line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: expected NAME=value lines.") from error
+
+
+def read_published(regime):
+    """Published test accuracies of systems trained on 1,000 questions per task.
+
+    Args:
+        regime: "joint" (one model for all tasks) or "single" (one model per task).
+
+    Returns:
+        A dict from label to a dict from task to test accuracy in 0..1.
+    """
+    rows = read_table(PUBLISHED_FILE, ["system"])
+    published = {row["system"]: row for row in rows if (row["train_size"], row["regime"]) == ("1k", regime)}
+    return {
+        label: {task: 1 - float(published[system][f"t{task}"]) / 100 for task in TASKS}
+        for label, system in PUBLISHED_SYSTEMS[regime].items()
+    }
