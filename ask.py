@@ -10,9 +10,9 @@ The file goes from the model to the user: model file, answers, the terminal, fla
 """
 
 import contextlib
-import functools
 import inspect
 import io
+import itertools
 import json
 import os
 import sys
@@ -28,15 +28,8 @@ from flags import HERE, TASKS, InputError, Parser, count, folder, number, run_co
 
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
-REGISTERED_NAME = "memn2n_kv>MemN2N_KV"  # what Keras calls the network in a file
-LARGEST = {  # sizes that a file may ask for; the weights for them must be in the file, too
-    "vocab_size": 100_000,
-    "sentence_size": 10_000,
-    "memory_size": 10_000,
-    "embedding_size": 2_000,
-    "feature_size": 2_000,
-    "hops": 100,
-}
+# Sizes that a file may ask for; the weights for them must be in the file, too.
+LARGEST = dict(sentence_size=10_000, memory_size=10_000, embedding_size=2_000, feature_size=2_000, hops=100)
 LARGEST_CONFIG, LARGEST_FILE = 10_000_000, 1_000_000_000  # bytes
 BATCH_SIZE = 500
 TOP = 4  # likeliest words to give
@@ -46,24 +39,17 @@ QUESTION_WORDS = frozenset("who whom whose what which where when why how is are 
 
 
 def load_network(path):
-    """Loads a network from a file without running anything that the file names.
+    """Loads a `MemN2N_KV` from a `.keras` file without running anything that the file names.
 
     A `.keras` file names Python modules and classes, and how far Keras goes in importing them depends on its version
     (before 3.9, any module: CVE-2025-1550). Here the file gives plain values to the one class that is expected. Keras
     reads nothing but the weights, after a check that all of them are in the file.
 
-    Args:
-        path: a `.keras` file.
-
-    Returns:
-        A `MemN2N_KV`.
-
     Raises:
         InputError: the file is missing, damaged or not of such a model.
     """
     try:
-        config, weight_bytes = _read_archive(path)
-        return _build(config, weight_bytes, path)
+        return _build(*_read_archive(path), path)
     except _Unusable as reason:
         raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
 
@@ -73,7 +59,7 @@ class _Unusable(Exception):
 
 
 def _read_archive(path):
-    """Returns the arguments of `MemN2N_KV` in a model file, checked, and how many bytes of weights it stores."""
+    """(arguments of `MemN2N_KV`, checked; how many bytes of weights are stored) of a model file."""
     if not str(path).endswith(".keras"):
         raise _Unusable("a file of another name")
     try:
@@ -92,7 +78,7 @@ def _read_archive(path):
     except Exception as error:  # zip, its compressors, JSON, UTF-8 and HDF5 raise errors of many types
         raise _Unusable("a damaged file or another kind of file") from error
     config = saved.get("config") if isinstance(saved, dict) else None
-    if not isinstance(config, dict) or saved.get("registered_name") != REGISTERED_NAME:
+    if not isinstance(config, dict) or saved.get("registered_name") != "memn2n_kv>MemN2N_KV":
         raise _Unusable("a model of another kind")
     _check_config(config)
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
@@ -128,11 +114,11 @@ def _check_config(config):
         if type(size) is not int or not 1 <= size <= largest:
             raise _Unusable(f"a configuration in which {name} is not a whole number from 1 to {largest}")
     words = config.get("vocabulary")
-    is_list = isinstance(words, list) and all(isinstance(word, str) and word for word in words)
-    if not is_list or len(set(words)) != len(words) or len(words) + 1 != config["vocab_size"]:
-        raise _Unusable("a configuration in which vocabulary is not a list of vocab_size - 1 different words")
-    if data_utils.UNKNOWN not in words:
-        raise _Unusable(f"a configuration in which vocabulary lacks {data_utils.UNKNOWN}")
+    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if not is_list or len({*words}) + 1 != config.get("vocab_size") or data_utils.UNKNOWN not in words:
+        raise _Unusable(
+            f"a configuration in which vocabulary is not a list of vocab_size - 1 words with {data_utils.UNKNOWN}"
+        )
     tasks = config.get("tasks") or []
     if not isinstance(tasks, list) or not all(type(task) is int and task in TASKS for task in tasks):
         raise _Unusable("a configuration in which tasks is not a list of task numbers")
@@ -223,15 +209,17 @@ def looks_like_question(sentence):
     return bool(tokens) and tokens[0] in QUESTION_WORDS and not sentence.endswith("?")
 
 
+def tokens_of(sentence):
+    """The tokens of a sentence; InputError if it has no word or too many."""
+    tokens = data_utils.sentence_tokens(sentence)
+    if not 1 <= len(tokens) <= data_utils.MAX_WORDS:
+        limits = f"1 to {data_utils.MAX_WORDS:,} words"
+        raise InputError(f"expected a sentence of {limits}, found {sentence[:40]!r}, which has {len(tokens):,}.")
+    return tokens
+
+
 class Answerer:
-    """A trained model that answers questions.
-
-    Args:
-        path: a model file that `single.py` or `joint.py` made.
-
-    Raises:
-        InputError: the file cannot be used.
-    """
+    """A trained model that answers questions; `path` is a model file of `single.py` or `joint.py`, else InputError."""
 
     def __init__(self, path=DEFAULT_MODEL):
         self.network = load_network(path)
@@ -243,8 +231,7 @@ class Answerer:
         """Answers questions, each about its own story; many in one call are faster than many calls.
 
         Args:
-            questions: list of (statements, question): a list of sentences, oldest first, and a sentence. A
-                sentence is a str, or a tuple of tokens as in `data_utils.Example`.
+            questions: list of (statements, question): a list of sentences, oldest first, and a sentence.
             top: how many of the likeliest words to give, at least 1.
 
         Returns:
@@ -256,10 +243,9 @@ class Answerer:
         """
         if top < 1:
             raise InputError(f"top: expected at least 1, found {top}.")
-        read = functools.cache(self.read)  # sentences repeat a lot
-        stories = [([read(s) for s in statements], read(question)) for statements, question in questions]
+        stories = [([s.strip() for s in statements], question.strip()) for statements, question in questions]
         encoded = data_utils.encode(
-            [([tokens for _, tokens in statements], question[1], None) for statements, question in stories],
+            [([*map(tokens_of, statements)], tokens_of(question), None) for statements, question in stories],
             self.vocabulary,
             self.config["sentence_size"],
             self.config["memory_size"],
@@ -267,48 +253,33 @@ class Answerer:
         answers = []
         for start in range(0, len(stories), BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
-            probabilities, attentions = self._compute(encoded, batch)
-            likeliest = np.argsort(-probabilities, axis=-1, kind="stable")[:, :top]  # the first is the argmax
-            for story, row, words, attention in zip(stories[batch], probabilities, likeliest, attentions, strict=True):
-                top_words = [(self.words[word], float(row[word])) for word in words]
-                answers.append(self._answer(*story, top_words, attention))
+            # (B, V) and (B, H, M)
+            logits, attention = map(np.asarray, self.network(encoded.compact(batch), return_attention=True))
+            if not np.isfinite(logits).all():
+                raise InputError("the model computes numbers that are not finite: its weights are too large.")
+            probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            probabilities /= probabilities.sum(axis=-1, keepdims=True)
+            answers += map(self._answer, stories[batch], probabilities, attention, itertools.repeat(top))
         return answers
 
-    def read(self, sentence):
-        """(text, tokens) of a sentence, which is a str or a tuple of tokens."""
-        if isinstance(sentence, str):
-            text, tokens = sentence.strip(), data_utils.sentence_tokens(sentence)
-        else:
-            text, tokens = " ".join(sentence), tuple(sentence)
-        if not 1 <= len(tokens) <= data_utils.MAX_WORDS:
-            limits = f"1 to {data_utils.MAX_WORDS:,} words"
-            raise InputError(f"expected a sentence of {limits}, found {text[:40]!r}, which has {len(tokens):,}.")
-        return text, tokens
-
-    def _compute(self, encoded, batch):
-        """Probabilities (B, V) and attention (B, H, M) for a slice of `EncodedExamples`."""
-        logits, attention = map(np.asarray, self.network(encoded.compact(batch), return_attention=True))
-        if not np.isfinite(logits).all():
-            raise InputError("the model computes numbers that are not finite: its weights are too large.")
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return exponentials / exponentials.sum(axis=-1, keepdims=True), attention
-
-    def _answer(self, statements, question, top, attention):
-        """The `Answer` for one story of sentences as `read` returns them; attention: (H, M)."""
+    def _answer(self, story, probabilities, attention, top):
+        """The `Answer` for a (statements, question); probabilities: (V,), attention: (H, M)."""
+        statements, question = story
         dropped = max(0, len(statements) - self.config["memory_size"])
         kept, size = statements[dropped:], self.config["sentence_size"]
-        words = dict.fromkeys(word for _, tokens in (*kept, question) for word in tokens[:size])
-        ends = {text: list(tokens[size:]) for text, tokens in (*kept, question) if len(tokens) > size}
+        tokens = {sentence: tokens_of(sentence) for sentence in (*kept, question)}
+        words = dict.fromkeys(word for sentence in tokens.values() for word in sentence[:size])
+        likeliest = np.argsort(-probabilities, kind="stable")[:top]  # the first is the argmax
         return Answer(
-            question=question[0],
-            answer=top[0][0],
-            top=top,
-            statements=[text for text, _ in kept],
+            question=question,
+            answer=self.words[likeliest[0]],
+            top=[(self.words[word], float(probabilities[word])) for word in likeliest],
+            statements=kept,
             attention=attention[:, : len(kept)][:, ::-1].T,  # slot 0 is the newest statement
             empty=attention[:, len(kept) :].sum(axis=-1),
             unknown=[word for word in words if word not in self.vocabulary],
-            dropped=[text for text, _ in statements[:dropped]],
-            cut=list(ends.items()),
+            dropped=statements[:dropped],
+            cut=[(sentence, list(all_words[size:])) for sentence, all_words in tokens.items() if all_words[size:]],
         )
 
 
@@ -323,43 +294,24 @@ def read_questions(path):
     return data_utils.parse_text(data_utils.read_lines(path), path, plain=True)
 
 
-def printable(text):
-    """Text without control characters, which could change a terminal's screen or title."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-class Screen:
-    """Prints answers on a text stream, with the shades that its encoding has and with colour on a terminal."""
-
-    def __init__(self, stream):
-        try:
-            "░▒▓█".encode(stream.encoding or "ascii")
-            self.shades = " ░▒▓█"
-        except UnicodeEncodeError:
-            self.shades = " .:*#"
-        # https://no-color.org: present and not empty means no colour.
-        self.coloured = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-    def print_answer(self, answer):
-        """Prints the answer and the next likeliest words, the memory with the attention of each hop, and remarks."""
-        (word, probability), *others = answer.top
-        line = f"{self._styled(printable(word), 1)} {probability:.2f}"
-        if others:
-            line += "  (then " + ", ".join(f"{printable(word)} {p:.2f}" for word, p in others) + ")"
-        print(line)
-        print("  " + "".join(f"hop {hop}".ljust(9) for hop in range(1, len(answer.empty) + 1)) + "memory")
-        rows = [*zip(answer.attention, answer.statements, strict=True), (answer.empty, "(empty slots)")]
-        for weights, statement in rows:
-            print("  " + "".join(map(self._cell, weights)) + printable(statement))
-        for remark in answer.remarks():
-            print(printable(remark))
-
-    def _cell(self, weight):
-        shade = self.shades[0 if weight < 0.05 else min(4, 1 + int(4 * weight))] * 2
-        return f"{weight:.2f} {self._styled(shade, 34)}  "
-
-    def _styled(self, text, code):
-        return f"\x1b[{code}m{text}\x1b[0m" if self.coloured else text
+def print_answer(answer):
+    """Prints the answer, the next likeliest words, the memory with the attention of each hop, and remarks."""
+    shades = " ░▒▓█"
+    try:
+        shades.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        shades = " .:*#"
+    (word, probability), *others = answer.top
+    then = ", ".join(f"{plots.printable(word)} {p:.2f}" for word, p in others)
+    print(f"{plots.printable(word)} {probability:.2f}" + (f"  (then {then})" if then else ""))
+    print("  " + "".join(f"hop {hop}".ljust(9) for hop in range(1, len(answer.empty) + 1)) + "memory")
+    rows = [*zip(answer.statements, answer.attention, strict=True), ("(empty slots)", answer.empty)]
+    for statement, weights in rows:
+        levels = [0 if weight < 0.05 else min(4, 1 + int(4 * weight)) for weight in weights]
+        cells = [f"{w:.2f} {2 * shades[level]}  " for w, level in zip(weights, levels, strict=True)]
+        print("  " + "".join(cells) + plots.printable(statement))
+    for remark in answer.remarks():
+        print(plots.printable(remark))
 
 
 def draw(answer, path):
@@ -370,20 +322,19 @@ def draw(answer, path):
 
 def answer_all(answerer, questions, top, as_json, table):
     """Answers a list of `data_utils.Question`, prints as the flags of the same names say, returns the last `Answer`."""
-    screen, verdicts = Screen(sys.stdout), []
+    verdicts = []
     answers = answerer.answer([(q.statements, q.question) for q in questions], top)
     for question, answer in zip(questions, answers, strict=True):
         right = None if question.answer is None else answer.answer == question.answer
-        if right is not None:
-            verdicts.append(right)
+        verdicts += [] if right is None else [right]
         if as_json:
             print(json.dumps({"line": question.line, **answer.as_dict(), "truth": question.answer, "right": right}))
             continue
-        verdict = {None: "", True: ", right", False: f", wrong, the answer is {question.answer}"}[right]
-        line = f"line {question.line}: {question.question}" + (f"  {answer.answer}{verdict}" if verdict else "")
-        print(printable(line))
+        verdict = "" if right is None else "right" if right else f"wrong, the answer is {question.answer}"
+        line = f"line {question.line}: {question.question}" + (f"  {answer.answer}, {verdict}" if verdict else "")
+        print(plots.printable(line))
         if right is None or table:
-            screen.print_answer(answer)
+            print_answer(answer)
     if verdicts and not as_json:
         print(f"accuracy {np.mean(verdicts):.4f} ({sum(verdicts)} of {len(verdicts)} questions)")
     return answers[-1]
@@ -400,17 +351,10 @@ A line that ends in ? is a question; any other is a statement that the memory ke
 
 
 class Dialogue:
-    """A story that grows line by line, and commands.
-
-    Args:
-        answerer: `Answerer`.
-        top: how many words to give for an answer.
-        picture: the PNG file into which the attention of each answer is drawn, or None.
-    """
+    """A story that grows line by line, and commands; `picture` is the PNG file for each answer's attention, or None."""
 
     def __init__(self, answerer, top, picture=None):
         self.answerer, self.top, self.picture = answerer, top, picture
-        self.screen = Screen(sys.stdout)
         self.statements = []
 
     def run(self):
@@ -430,36 +374,29 @@ class Dialogue:
         """Executes one line; returns whether the dialogue goes on."""
         command, _, argument = line.partition(" ")
         try:
-            if line.startswith("/"):
-                return self._execute(command, argument.strip())
-            if line.endswith("?"):
+            if command == "/load":
+                self._load(argument.strip())
+            elif command == "/clear":
+                self.statements = []
+            elif command == "/undo":
+                removed = self.statements.pop() if self.statements else None
+                print(f"Removed: {plots.printable(removed)}" if removed else "There is no statement.")
+            elif command == "/story":
+                print("\n".join(map(plots.printable, self.statements)) or "There is no statement.")
+            elif command == "/help":
+                print(HELP)
+            elif line.startswith("/") and command != "/quit":
+                raise InputError(f"{command}: no such command; /help lists them.")
+            elif line.endswith("?"):
                 self._ask(line)
-            elif line:
-                self.answerer.read(line)  # refuses a line without words
+            elif line and command != "/quit":
+                tokens_of(line)  # refuses a line without words
                 self.statements.append(line)
                 if looks_like_question(line):
                     print("This is read as a statement, because it does not end in '?'. /undo removes it.")
         except InputError as error:
-            print(printable(str(error)))
-        return True
-
-    def _execute(self, command, argument):
-        """Executes a command; returns whether the dialogue goes on."""
-        if command == "/quit":
-            return False
-        if command == "/load":
-            self._load(argument)
-        elif command == "/clear":
-            self.statements = []
-        elif command == "/undo":
-            print(f"Removed: {printable(self.statements.pop())}" if self.statements else "There is no statement.")
-        elif command == "/story":
-            print("\n".join(map(printable, self.statements)) or "There is no statement.")
-        elif command == "/help":
-            print(HELP)
-        else:
-            raise InputError(f"{command}: no such command; /help lists them.")
-        return True
+            print(plots.printable(str(error)))
+        return command != "/quit"
 
     def _load(self, argument):
         """Takes over the story of a file's question, and asks the question."""
@@ -473,16 +410,16 @@ class Dialogue:
             raise InputError(f"{path}: expected a question number from 1 to {len(questions)}, found {index}.")
         question = questions[int(index) - 1]
         self.statements = list(question.statements)
-        print(printable(question.question))
+        print(plots.printable(question.question))
         answer = self._ask(question.question)
         if question.answer:
             verdict = "right" if answer == question.answer else "wrong"
-            print(f"The file's answer: {printable(question.answer)} ({verdict})")
+            print(f"The file's answer: {plots.printable(question.answer)} ({verdict})")
 
     def _ask(self, question):
         """Prints the answer to a question about the statements, and returns the word."""
         (answer,) = self.answerer.answer([(self.statements, question)], self.top)
-        self.screen.print_answer(answer)
+        print_answer(answer)
         if self.picture:
             draw(answer, self.picture)
             print(f"Attention drawn in {self.picture}")

@@ -7,10 +7,13 @@ The page is `web/ask.html` with `ask.css` and `ask.js`; nothing comes from other
 and the page inserts it as text.
 """
 
+import contextlib
 import ipaddress
+import itertools
 import os
 import sys
 import threading
+import urllib.parse
 
 import flask
 import waitress
@@ -19,10 +22,7 @@ import corpus
 import data_utils
 from flags import HERE, InputError
 
-LONGEST_STORY = 20_000  # characters
-LONGEST_QUESTION = 300
-LONGEST_BODY = 200_000  # bytes; it holds the longest story and question in any script and any JSON spelling
-CONNECTIONS = 500  # at once; more have to wait
+LONGEST_BODY = 200_000  # bytes of a story and its question
 IDLE_SECONDS = 10  # after which a connection without a complete request is closed
 EXAMPLES = 5  # stories of each task to pick from
 HEADERS = {
@@ -35,11 +35,7 @@ HEADERS = {
 
 
 def examples(data_dir, tasks):
-    """Stories of each task to pick from: from bAbI files, or else simulated.
-
-    Args:
-        data_dir: a folder of bAbI files; None for the published corpus if it is in place, or else the simulator.
-        tasks: task numbers.
+    """Stories of each task to pick from: of a folder of bAbI files, else of the published corpus, else simulated.
 
     Returns:
         A list of dicts: the task's `number` and `name`, and a list `examples` of dicts with `story`, a list of
@@ -48,7 +44,7 @@ def examples(data_dir, tasks):
     Raises:
         InputError: the given folder has no file of any of the tasks, or a file breaks the format.
     """
-    folder = corpus.PUBLISHED if data_dir is None else data_dir
+    folder = data_dir or corpus.PUBLISHED
     examples_of_tasks = []
     for task in tasks:
         path = data_utils.task_file(folder, task, "test") if os.path.isdir(folder) else None
@@ -58,11 +54,9 @@ def examples(data_dir, tasks):
             questions = corpus.simulated_questions(task, 10 * EXAMPLES)
         else:
             continue
-        by_story = {}
-        for question in questions:
-            by_story.setdefault(question.story, []).append(question)
-        middle = [questions[len(questions) // 2] for questions in list(by_story.values())[:EXAMPLES]]
-        chosen = [{"story": list(q.statements), "question": q.question, "truth": q.answer} for q in middle]
+        stories = [[*story] for _, story in itertools.groupby(questions, lambda question: question.story)][:EXAMPLES]
+        middle = [story[len(story) // 2] for story in stories]
+        chosen = [{"story": q.statements, "question": q.question, "truth": q.answer} for q in middle]
         examples_of_tasks.append({"number": task, "name": data_utils.TASK_NAMES[task], "examples": chosen})
     if not examples_of_tasks:
         raise InputError(f"{data_dir}: expected a folder of bAbI test files (qa1_..._test.txt), found none.")
@@ -70,16 +64,13 @@ def examples(data_dir, tasks):
 
 
 def make_app(answerer, examples, top, host="127.0.0.1"):
-    """The Flask application.
+    """The Flask application with the page, `/examples` and `/answer`.
 
     Args:
         answerer: `ask.Answerer`.
         examples: list of tasks, from the function `examples`.
         top: how many words to give for an answer.
         host: the address or name it is served at.
-
-    Returns:
-        A `flask.Flask` with the page, `/examples` and `/answer`.
     """
     app = flask.Flask(__name__, static_folder=os.path.join(HERE, "web"), static_url_path="")
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
@@ -96,13 +87,9 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
         response.headers.update(HEADERS)
         return response
 
-    @app.errorhandler(404)
-    def not_found(error):
-        return {"error": "There is no such page."}, 404
-
     @app.errorhandler(413)
     def too_large(error):
-        return {"error": f"The text is too long: at most {LONGEST_STORY} characters can be read."}, 413
+        return {"error": f"The text is too long: at most {LONGEST_BODY} bytes can be read."}, 413
 
     @app.get("/")
     def page():
@@ -132,50 +119,33 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
 
 def _is_own_host(host_header, host):
     """Whether a Host header is localhost, an IP address or the name given with --host."""
-    name = host_header.strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    if name in ("localhost", host.lower()):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    with contextlib.suppress(ValueError):
+        name = urllib.parse.urlsplit(f"//{host_header}").hostname
+        return name in ("localhost", host.lower()) or ipaddress.ip_address(name) is not None
+    return False
 
 
 def _story_and_question(body):
     """(statements, question) of a request's body, or InputError."""
-    story = body.get("story") if isinstance(body, dict) else None
-    question = body.get("question") if isinstance(body, dict) else None
+    story, question = (body.get(name) if isinstance(body, dict) else None for name in ("story", "question"))
     if not isinstance(story, str) or not isinstance(question, str):
         raise InputError('Expected an object with two texts, "story" and "question".')
-    for name, text, limit in (("story", story, LONGEST_STORY), ("question", question, LONGEST_QUESTION)):
-        if len(text) > limit:
-            raise InputError(f"The {name} has {len(text)} characters; at most {limit} can be read.")
     if not question.strip():
         raise InputError("Expected a question, found none.")
-    return [line.strip() for line in story.splitlines() if line.strip()], question.strip()
+    return [line for line in story.splitlines() if line.strip()], question
 
 
 def create_server(app, host, port):
-    """A waitress server for an application.
-
-    Raises:
-        InputError: nothing can listen at this address.
-    """
+    """A waitress server for an application; InputError if nothing can listen at this address."""
+    limits = dict(
+        max_request_body_size=10 * LONGEST_BODY,  # beyond LONGEST_BODY, the application says what is wrong
+        connection_limit=500,  # more have to wait
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=1,
+        asyncore_use_poll=True,
+    )
     try:
-        return waitress.create_server(
-            app,
-            host=host,
-            port=port,
-            ident=None,
-            threads=2,
-            max_request_body_size=10 * LONGEST_BODY,  # beyond LONGEST_BODY, the application says what is wrong
-            connection_limit=CONNECTIONS,
-            channel_timeout=IDLE_SECONDS,
-            cleanup_interval=1,
-            asyncore_use_poll=True,
-        )
+        return waitress.create_server(app, host=host, port=port, ident=None, threads=2, **limits)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error

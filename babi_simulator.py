@@ -159,21 +159,15 @@ class Thing:
     place: str  # where it lies, or lay when it was last taken
     holder: Person = None
     handled: Event = None  # the latest event in which it was taken, dropped or given
-    given: Event = None  # the latest event in which it was given
     carried: list = field(default_factory=list)  # the moves made with it since it was last taken, until it is dropped
 
 
 class World:
     """People in places, things in places or hands, and the story about them.
 
-    Everybody and everything starts in a place that no statement mentions.
-
-    Args:
-        dice: a `Dice`.
-        people: names, in the order in which they are considered for receiving a thing.
-        places: names.
-        things: names, in the order in which they are considered for being given.
-        there_rate: probability that a sentence about taking a thing ends in "there".
+    Everybody and everything starts in a place that no statement mentions. People and things are names in the order in
+    which they are considered for receiving and being given; `there_rate` is the probability that a sentence about
+    taking a thing ends in "there".
     """
 
     def __init__(self, dice, people, places, things=(), there_rate=1.0):
@@ -186,24 +180,11 @@ class World:
         self.events = []
 
     def go(self, people, subject, place):
-        """Moves people, and all they hold, to a place and says so in one sentence.
-
-        Args:
-            people: those who go; each gets an event.
-            subject: how the sentence names them.
-            place: a place where none of them is.
-        """
+        """Moves people, and all they hold, to a place where none of them is; `subject` names them in the sentence."""
         self.relocate(people, place, f"{subject} {self.dice.pick(WENT)} the {place}.")
 
     def relocate(self, people, place, statement, kind="move", stated=None):
-        """Moves people to a place with a given statement.
-
-        Args:
-            people: those who go.
-            place: their new place.
-            statement: the sentence.
-            kind, stated: `kind` and `place` of the events, if the sentence hides the new place.
-        """
+        """Moves people to a place with a given statement; `stated` is the place in it if it hides the new one."""
         line = self.story.tell(statement)
         for person in people:
             person.place = place
@@ -214,14 +195,12 @@ class World:
                     thing.carried.append(person.moved)
 
     def handle(self, kind, person, thing, statement, receiver=None):
-        """Adds a statement about a thing taken, dropped or given, and returns its event."""
+        """Adds a statement about a thing taken, dropped or given."""
         line = self.story.tell(statement)
-        event = Event(line, kind, person, None, thing, receiver, person.moved)
-        self.events.append(event)
-        thing.handled = event
+        thing.handled = Event(line, kind, person, None, thing, receiver, person.moved)
+        self.events.append(thing.handled)
         for hand in (person, receiver) if receiver else (person,):
             hand.handled.setdefault(thing, []).append(line)
-        return event
 
     # The four actions: each returns False, and does nothing, if the person cannot do it.
 
@@ -241,8 +220,7 @@ class World:
         thing = self.dice.pick(within_reach)
         thing.holder, thing.carried = person, []
         there = " there" if self.dice.chance(self.there_rate) else ""
-        verb = self.dice.pick(GOT)
-        self.handle("get", person, thing, f"{person.name} {verb} the {thing.name}{there}.")
+        self.handle("get", person, thing, f"{person.name} {self.dice.pick(GOT)} the {thing.name}{there}.")
         return True
 
     def drop(self, person):
@@ -253,8 +231,7 @@ class World:
         thing = self.dice.pick(held)
         thing.holder, thing.place = None, person.place
         there = " there" if self.dice.chance(THERE_RATE) else ""
-        verb = self.dice.pick(DROPPED)
-        self.handle("drop", person, thing, f"{person.name} {verb} the {thing.name}{there}.")
+        self.handle("drop", person, thing, f"{person.name} {self.dice.pick(DROPPED)} the {thing.name}{there}.")
         return True
 
     def give(self, person):
@@ -269,7 +246,7 @@ class World:
                 if giver and receiver is not giver and receiver.place == giver.place:
                     thing.holder = receiver
                     statement = f"{giver.name} {self.dice.pick(GAVE)} the {thing.name} to {receiver.name}."
-                    thing.given = self.handle("give", giver, thing, statement, receiver)
+                    self.handle("give", giver, thing, statement, receiver)
                     return True
         return False
 
@@ -321,16 +298,9 @@ class Grid:
 
 
 def ask_recent(story, events, dice, question):
-    """Asks about one of the newest events.
+    """Asks about one of the newest events, and returns whether there was something to ask.
 
-    Args:
-        story: the `Story` to which the question is added.
-        events: all events so far.
-        dice: a `Dice`.
-        question: maps an event to (question, answer, support), or to None if it gives no question.
-
-    Returns:
-        Whether a question was added.
+    `question` maps an event to (question, answer, support), or to None if it gives no question.
     """
     recent = events[-WINDOW:]
     for _ in range(DRAWS):
@@ -341,32 +311,36 @@ def ask_recent(story, events, dice, question):
     return False
 
 
-def tell_and_ask(world, tell, question):
-    """Alternates statements and questions.
-
-    Args:
-        world: the `World`.
-        tell: adds two statements; called until there is something to ask.
-        question: see `ask_recent`.
-
-    Returns:
-        The story, after its last question.
-    """
-    for _ in range(QUESTIONS):
-        tell()
-        while not ask_recent(world.story, world.events, world.dice, question):
+def tell_and_ask(world, tell, question, times=2):
+    """The story of `times` calls of `tell`, which adds a statement or two, a question (see `ask_recent`), and so on."""
+    asked = 0
+    while asked < QUESTIONS:
+        for _ in range(times):
             tell()
+        asked += ask_recent(world.story, world.events, world.dice, question)
     return world.story
 
 
 def act_and_ask(world, actions, question):
     """`tell_and_ask` in a world in which people do what they can."""
+    return tell_and_ask(world, lambda: world.act(*actions), question)
 
-    def tell():
-        world.act(*actions)
-        world.act(*actions)
 
-    return tell_and_ask(world, tell, question)
+def walk(world, otherwise=None):
+    """Moves somebody to another place.
+
+    With `otherwise`, half of the sentences say where the person went, a quarter where the person is, and a quarter is
+    left to `otherwise(person, place)`.
+    """
+    person = world.dice.pick(world.people)
+    place = world.dice.pick_except(world.places, person.place)
+    form = world.dice.random() if otherwise else 0
+    if form < 0.5:
+        world.go([person], person.name, place)
+    elif form < 0.75:
+        world.relocate([person], place, f"{person.name} is in the {place}.")
+    else:
+        otherwise(person, place)
 
 
 def where_is(person):
@@ -379,19 +353,20 @@ def is_in(person, place, answer):
     return f"Is {person.name} in the {place}? ", answer, [person.moved.line]
 
 
+def is_in_or_not(world, person, place):
+    """`is_in` for the person's place, answered yes, or for another, answered no, equally likely."""
+    if world.dice.chance(0.5):
+        return is_in(person, place, "yes")
+    return is_in(person, world.dice.pick_except(world.places, place), "no")
+
+
 # --- the twenty tasks: each function makes one story; its name is the official name of its task -------------
 
 
 def single_supporting_fact(dice):
     """Task 1: people move; where is one of them?"""
     world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        for _ in range(2):
-            person = dice.pick(world.people)
-            world.go([person], person.name, dice.pick_except(PLACES, person.place))
-
-    return tell_and_ask(world, tell, lambda event: where_is(event.person))
+    return tell_and_ask(world, lambda: walk(world), lambda event: where_is(event.person))
 
 
 def two_supporting_facts(dice):
@@ -460,7 +435,7 @@ def three_arg_relations(dice):
     def question(event):
         if event.kind != "give":
             return None
-        given = event.thing.given
+        given = [other for other in world.events if other.kind == "give" and other.thing is event.thing][-1]
         giver, receiver, thing = given.person.name, given.receiver.name, given.thing.name
         what = f"What did {giver} give to {receiver}? ", thing
         text, answer = dice.pick(
@@ -483,12 +458,7 @@ def yes_no_questions(dice):
     world = World(dice, PEOPLE, PLACES, THINGS)
 
     def question(event):
-        if event.kind != "move":
-            return None
-        person = event.person
-        if dice.chance(0.5):
-            return is_in(person, person.place, "yes")
-        return is_in(person, dice.pick_except(PLACES, person.place), "no")
+        return is_in_or_not(world, event.person, event.person.place) if event.kind == "move" else None
 
     return act_and_ask(world, (world.move, world.get, world.drop), question)
 
@@ -527,49 +497,27 @@ def simple_negation(dice):
     """Task 9: like task 6, but some sentences only say where somebody is no longer."""
     world = World(dice, PEOPLE, PLACES)
 
-    def tell():
-        for _ in range(2):
-            person = dice.pick(world.people)
-            old, new = person.place, dice.pick_except(PLACES, person.place)
-            form = dice.random()
-            if form < 0.5:
-                world.go([person], person.name, new)
-            elif form < 0.75:
-                world.relocate([person], new, f"{person.name} is in the {new}.")
-            else:
-                statement = f"{person.name} is {dice.pick(('not', 'no longer'))} in the {old}."
-                world.relocate([person], new, statement, "leave", old)
+    def leave(person, place):
+        statement = f"{person.name} is {dice.pick(('not', 'no longer'))} in the {person.place}."
+        world.relocate([person], place, statement, "leave", person.place)
 
     def question(event):
-        person = event.person
-        stated = person.moved.place
-        if person.moved.kind == "leave":
-            return is_in(person, stated, "no")
-        if dice.chance(0.5):
-            return is_in(person, stated, "yes")
-        return is_in(person, dice.pick_except(PLACES, stated), "no")
+        move = event.person.moved
+        if move.kind == "leave":
+            return is_in(event.person, move.place, "no")
+        return is_in_or_not(world, event.person, move.place)
 
-    return tell_and_ask(world, tell, question)
+    return tell_and_ask(world, lambda: walk(world, leave), question)
 
 
 def indefinite_knowledge(dice):
     """Task 10: like task 6, but some sentences leave two places open."""
     world = World(dice, OTHER_PEOPLE, OTHER_PLACES)
 
-    def tell():
-        for _ in range(2):
-            person = dice.pick(world.people)
-            new = dice.pick_except(OTHER_PLACES, person.place)
-            form = dice.random()
-            if form < 0.5:
-                world.go([person], person.name, new)
-            elif form < 0.75:
-                world.relocate([person], new, f"{person.name} is in the {new}.")
-            else:
-                # Both places may be the same: "either in the park or the park".
-                one, two = either = tuple(dice.deal((new, dice.pick(OTHER_PLACES)), 2))
-                statement = f"{person.name} is either in the {one} or the {two}."
-                world.relocate([person], new, statement, "either", either)
+    def be_either(person, place):
+        # Both places may be the same: "either in the park or the park".
+        one, two = either = tuple(dice.deal((place, dice.pick(OTHER_PLACES)), 2))
+        world.relocate([person], place, f"{person.name} is either in the {one} or the {two}.", "either", either)
 
     def question(event):
         person = event.person
@@ -580,7 +528,7 @@ def indefinite_knowledge(dice):
             return is_in(person, place, "maybe" if place in person.moved.place else "no")
         return is_in(person, place, "yes" if place == person.moved.place else "no")
 
-    return tell_and_ask(world, tell, question)
+    return tell_and_ask(world, lambda: walk(world, be_either), question)
 
 
 def where_is_after_pair(event):
@@ -599,7 +547,7 @@ def basic_coreference(dice):
         for subject in (person.name, pronoun):
             world.go([person], subject, dice.pick_except(PLACES, person.place))
 
-    return tell_and_ask(world, tell, where_is_after_pair)
+    return tell_and_ask(world, tell, where_is_after_pair, times=1)
 
 
 def go_together(world):
@@ -619,12 +567,7 @@ def go_together(world):
 def conjunction(dice):
     """Task 12: people move in pairs; where is one of them?"""
     world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        go_together(world)
-        go_together(world)
-
-    return tell_and_ask(world, tell, lambda event: where_is(event.person))
+    return tell_and_ask(world, lambda: go_together(world), lambda event: where_is(event.person))
 
 
 def compound_coreference(dice):
@@ -636,7 +579,7 @@ def compound_coreference(dice):
         pronoun = f"{dice.pick(THEN)} they"
         world.go(pair, pronoun, dice.pick_except(PLACES, pair[0].place))
 
-    return tell_and_ask(world, tell, where_is_after_pair)
+    return tell_and_ask(world, tell, where_is_after_pair, times=1)
 
 
 def time_reasoning(dice):
@@ -653,14 +596,6 @@ def time_reasoning(dice):
         events.append(past[-1])
         return past[-1]
 
-    def tell(event):
-        time = TIMES[people[event.person].index(event)]
-        went = f"{event.person} {dice.pick(WENT)} the {event.place}"
-        if dice.chance(0.5):
-            event.line = story.tell(f"{went} {time}.")
-        else:
-            event.line = story.tell(f"{time.capitalize()} {went}.")
-
     for _ in range(QUESTIONS):
         block = [happen(), happen()]
         while max(map(len, people.values())) < 2:  # nobody has been to two places yet
@@ -670,7 +605,9 @@ def time_reasoning(dice):
             other = int(dice.random() * last)
             block[last], block[other] = block[other], block[last]
         for event in block:
-            tell(event)
+            time = TIMES[people[event.person].index(event)]
+            went = f"{event.person} {dice.pick(WENT)} the {event.place}"
+            event.line = story.tell(f"{went} {time}." if dice.chance(0.5) else f"{time.capitalize()} {went}.")
         visit = None
         while not visit:
             recent = dice.pick(events[-WINDOW:])
@@ -771,14 +708,6 @@ def size_reasoning(dice):
     pairs = [(big, small) for i, big in enumerate(by_size) for small in by_size[i + 1 :]]
     facts = []  # (big, small, line)
 
-    def tell():
-        big, small = dice.pick(pairs)
-        if dice.chance(0.5):
-            line = story.tell(f"The {big} is bigger than the {small}.")
-        else:
-            line = story.tell(f"The {small} fits inside the {big}.")
-        facts.append((big, small, line))
-
     def question(fact):
         # A chain of two facts, down in size (yes) or up (no). The link is the first other fact that mentions the
         # middle; if it leads back, there is no question.
@@ -793,16 +722,16 @@ def size_reasoning(dice):
         if link is None or link[near] != middle:
             return None
         one, two = fact[near], link[far]
-        if dice.chance(0.5):
-            text = f"Is the {one} bigger than the {two}?"
-        else:
-            text = f"Does the {two} fit in the {one}?"
+        text = f"Is the {one} bigger than the {two}?" if dice.chance(0.5) else f"Does the {two} fit in the {one}?"
         return text, "yes" if yes else "no", [fact[2], link[2]]
 
     questions = 0
     while questions < QUESTIONS:
         for _ in range(5):
-            tell()
+            big, small = dice.pick(pairs)
+            bigger = f"The {big} is bigger than the {small}."
+            line = story.tell(bigger if dice.chance(0.5) else f"The {small} fits inside the {big}.")
+            facts.append((big, small, line))
         for _ in range(QUESTIONS):
             questions += ask_recent(story, facts, dice, question)
     return story
@@ -858,35 +787,24 @@ def agents_motivations(dice):
         story.ask(question, answer, [line[person]])
 
 
-STORY_MAKERS = {
-    1: single_supporting_fact,
-    2: two_supporting_facts,
-    3: three_supporting_facts,
-    4: two_arg_relations,
-    5: three_arg_relations,
-    6: yes_no_questions,
-    7: counting,
-    8: lists_sets,
-    9: simple_negation,
-    10: indefinite_knowledge,
-    11: basic_coreference,
-    12: conjunction,
-    13: compound_coreference,
-    14: time_reasoning,
-    15: basic_deduction,
-    16: basic_induction,
-    17: positional_reasoning,
-    18: size_reasoning,
-    19: path_finding,
-    20: agents_motivations,
-}
+STORY_MAKERS = dict(
+    enumerate(
+        (
+            *(single_supporting_fact, two_supporting_facts, three_supporting_facts, two_arg_relations),
+            *(three_arg_relations, yes_no_questions, counting, lists_sets, simple_negation, indefinite_knowledge),
+            *(basic_coreference, conjunction, compound_coreference, time_reasoning, basic_deduction, basic_induction),
+            *(positional_reasoning, size_reasoning, path_finding, agents_motivations),
+        ),
+        start=1,
+    )
+)
 REPEATING_TASKS = (4,)  # too few stories to keep the splits apart; they overlap in the published files too
 
 
 # --- streams of stories -----------------------------------------------------------------------------------
 
 
-def stories(task_id, questions=None, seed=0, split="train"):
+def stories(task_id, questions, seed=0, split="train"):
     """Yields the stories of one task, one after another, in constant memory.
 
     The stories depend on the arguments alone, and a longer stream begins like a shorter one (except for the shorter
@@ -898,7 +816,7 @@ def stories(task_id, questions=None, seed=0, split="train"):
 
     Args:
         task_id: 1 to 20.
-        questions: the stream stops after exactly this many; its last story may be cut. None never stops.
+        questions: the stream stops after exactly this many; its last story may be cut.
         seed: an integer.
         split: "train" or "test".
 
@@ -913,22 +831,14 @@ def stories(task_id, questions=None, seed=0, split="train"):
     # An integer, as Python does not promise that a seed of another type always gives the same sequence.
     key = hashlib.sha256(f"babi {seed} {task_id} {split}".encode()).digest()
     dice = Dice(int.from_bytes(key, "big"))
-    left = questions
-    while left is None or left > 0:
+    while questions > 0:
         lines = STORY_MAKERS[task_id](dice).lines
-        question_lines = [number for number, line in enumerate(lines, start=1) if "\t" in line]
-        if left is not None and len(question_lines) > left:
-            question_lines = question_lines[:left]
-            lines = lines[: question_lines[-1]]
-        if task_id in REPEATING_TASKS or _split_of("\n".join(lines)) == split:
+        question_lines = [number for number, line in enumerate(lines, start=1) if "\t" in line][:questions]
+        lines = lines[: question_lines[-1]]  # the last line of every story is a question
+        digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=1).digest()[0]
+        if task_id in REPEATING_TASKS or SPLITS[digest % len(SPLITS)] == split:
             yield lines
-            if left is not None:
-                left -= len(question_lines)
-
-
-def _split_of(text):
-    """The only split in which a story of this text may stand."""
-    return SPLITS[hashlib.blake2b(text.encode(), digest_size=1).digest()[0] % len(SPLITS)]
+            questions -= len(question_lines)
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -942,15 +852,9 @@ def file_name(task_id, split):
 
 
 def write_files(output_dir, task_ids, train, test, seed):
-    """Writes the training and the test file of some tasks into a folder, and marks the folder as simulated.
+    """Writes `train` training and `test` test questions of each task into files of a folder marked as simulated.
 
     The marker is written first, so no file is ever unmarked; a file appears when it is complete.
-
-    Args:
-        output_dir: the folder; created if missing.
-        task_ids: numbers of tasks.
-        train, test: questions in the files of each task.
-        seed: as for `stories`.
 
     Raises:
         InputError: one of the files exists already, and none is written; or a file cannot be written.

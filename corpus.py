@@ -5,9 +5,9 @@ import socket
 import sys
 import tarfile
 import tempfile
-from http.client import HTTPException
 from pathlib import Path
 
+from six.moves.http_client import HTTPException
 from six.moves.urllib.error import HTTPError, URLError
 
 import babi_simulator
@@ -41,7 +41,7 @@ def find_corpus(data_dir=None):
         (folder, whether its stories are simulated).
 
     Raises:
-        InputError: the data folder cannot be written, or an archive cannot be unpacked.
+        InputError: the data folder cannot be written, or Python cannot unpack archives safely.
     """
     if data_dir is not None:
         return data_dir, is_simulated(data_dir)
@@ -51,7 +51,11 @@ def find_corpus(data_dir=None):
             os.makedirs(DATA, exist_ok=True)
             if not any(_fetch(url, sha256) for url, sha256 in SOURCES):
                 if not _has_files(SIMULATED):
-                    _simulate()
+                    with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
+                        folder = os.path.join(temporary, "en")
+                        babi_simulator.write_files(folder, TASKS, SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0)
+                        _put_in_place(folder, SIMULATED)
+                    print(f"{os.path.relpath(SIMULATED)}: written, with simulated stories of all {len(TASKS)} tasks.")
                 return SIMULATED, True
     except OSError as error:
         reason = f"{error.filename or DATA}: {error.strerror or error}"
@@ -86,18 +90,11 @@ def _fetch(url, sha256):
         archive = _download(url, sha256, temporary)
         if archive is None:
             return _has_files(PUBLISHED)  # perhaps another process was luckier
-        unpacked = os.path.join(temporary, "unpacked")
         if not hasattr(tarfile, "data_filter"):
             raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
-        try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")  # no member outside the folder, no device, no outward link
-        except (tarfile.TarError, EOFError) as error:
-            raise InputError(f"{url}: not unpacked: {' '.join(str(error).split()).rstrip('.')}.") from error
-        tree = next((path.parent for path in Path(unpacked).rglob("en") if path.parent.name == TREE), None)
-        if tree is None:
-            print(f"{url}: not used: it has no folder {TREE}/en.", flush=True)
-            return False
+        with tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")  # no member outside the folder, no device, no outward link
+        tree = next(path.parent for path in Path(temporary).rglob("en") if path.parent.name == TREE)
         for path in sorted(tree.iterdir(), key=lambda path: path.name == "en"):  # `en` last: then the tree is whole
             _put_in_place(path, os.path.join(DATA, TREE, path.name))
     return True
@@ -127,15 +124,6 @@ def _download(url, sha256, folder):
         socket.setdefaulttimeout(timeout)
         if is_logging:
             keras.config.enable_interactive_logging()
-
-
-def _simulate():
-    """Writes the simulated corpus."""
-    with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
-        folder = os.path.join(temporary, "en")
-        babi_simulator.write_files(folder, TASKS, SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0)
-        _put_in_place(folder, SIMULATED)
-    print(f"{os.path.relpath(SIMULATED)}: written, with simulated stories of all {len(TASKS)} tasks.", flush=True)
 
 
 def _put_in_place(path, target):

@@ -149,15 +149,7 @@ def _quoted(text):
 
 
 def utf8_lines(content, source):
-    r"""The lines of a text file, whether they end in `\n`, `\r\n` or `\r`.
-
-    Args:
-        content: its bytes; a byte order mark is skipped.
-        source: name of the file in errors.
-
-    Raises:
-        InputError: the content is not UTF-8.
-    """
+    r"""The lines of the bytes of a UTF-8 file, ended by `\n`, `\r\n` or `\r`; `source` names it in the InputError."""
     content = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
         return content.decode().split("\n")
@@ -219,18 +211,9 @@ class Example(NamedTuple):
 
 
 def parse_stories(lines, only_supporting=False, source="bAbI text"):
-    """Turns the lines of a bAbI file into examples, one for each question.
+    """The examples of the lines of a bAbI file, a list of `Example`; see `parse_text`.
 
-    Args:
-        lines: iterable of str.
-        only_supporting: whether to keep only the statements that support the answer, in the order of the file.
-        source: name of the text in errors.
-
-    Returns:
-        A list of `Example`.
-
-    Raises:
-        InputError: a line breaks the format, or there is no question.
+    `only_supporting` keeps only the statements that support the answer, in the order of the file.
     """
     examples, story, tokens = [], None, []
     for question in _read_questions(lines, source):
@@ -260,15 +243,12 @@ def load_validation(data_dir, task_id, only_supporting=False):
 
 
 def split_by_story(examples, fraction=0.1, random_state=None):
-    """Splits examples into training and validation so that no story is on both sides.
+    """Splits a list of `Example` into (training, validation) so that no story is on both sides, each in their order.
 
     Args:
-        examples: list of `Example` of one file.
+        examples: examples of one file.
         fraction: share of the stories that go to validation.
         random_state: seed; None splits differently each time.
-
-    Returns:
-        (training examples, validation examples), each in the order of the file.
 
     Raises:
         InputError: there are fewer than two stories.
@@ -292,10 +272,7 @@ def distinct_sentences(examples):
 
 
 def build_vocabulary(examples):
-    """Numbers the words and answers of training examples.
-
-    Args:
-        examples: list of `Example`.
+    """Numbers the words and answers of a list of `Example`.
 
     Returns:
         A dict from word to id: 1, 2, ... in alphabetical order, then `UNKNOWN`. Id 0 is nil, so a model needs

@@ -368,9 +368,9 @@ class MemN2N_KV(keras.Model):
         size = ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
         slots = inputs.get("occupied_slots", ops.arange(size))  # (R,)
 
-        def at_slots(rows):  # readings of each hop (R, F); padding reads the empty statement
+        def at_slots(rows):  # the readings of each hop, (R, F), from one look-up; padding reads the empty statement
             rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
-            return [ops.take(reading, rows, axis=0) for reading in readings]
+            return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=1)
 
         keys = at_slots(key_slots)
         values = keys if value_slots is None else at_slots(value_slots)

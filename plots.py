@@ -54,14 +54,12 @@ def curves(history_csv, png, simulated=False, linear_start=0):
     is_report = ~np.isnan(history["training"])
     reports = epochs[is_report]
     figure = _figure(8, 6)
-    figure.subplots_adjust(left=0.1, right=0.79, top=0.91, bottom=0.09, hspace=0.1)
+    figure.subplots_adjust(left=0.1, right=0.73, top=0.91, bottom=0.09, hspace=0.1)
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
 
-    def line(axes, xs, ys, colour, style, marker, label, shift=0.0):
+    def line(axes, xs, ys, colour, style, marker, label):
         marker = marker if len(xs) <= 40 else None  # more markers than that hide the line
-        axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=5)
-        end = (1.02, ys[-1] + shift)
-        axes.annotate(label, end, xycoords=("axes fraction", "data"), color=colour, va="center", annotation_clip=False)
+        axes.plot(xs, ys, color=colour, linestyle=style, marker=marker, markersize=5, label=label)
 
     line(loss_axes, epochs, losses, BLACK, "-", ".", f"loss {losses[-1]:.4g}")
     if len(reports):
@@ -69,40 +67,29 @@ def curves(history_csv, png, simulated=False, linear_start=0):
         if len(by_task) > 1:
             marker = "_" if len(reports) == 1 else None  # a line needs two reports
             lines = accuracy_axes.plot(reports, np.transpose(by_task), color=GREY, linewidth=0.9, marker=marker)
-            figure.legend(lines[:1], ["validation, task by task"], loc="lower right", frameon=False)
+            lines[0].set_label("validation, task by task")
         training, validation = (100 * history[name][is_report] for name in ("training", "validation"))
-        # Labels of lines that end close together are moved apart, the upper one up.
-        shift = max(0, 7 - abs(training[-1] - validation[-1])) / 2 * (1 if training[-1] >= validation[-1] else -1)
-        line(accuracy_axes, reports, training, BLUE, "-", "o", f"training {training[-1]:.2f} %", shift)
-        line(accuracy_axes, reports, validation, VERMILION, "--", "s", f"validation {validation[-1]:.2f} %", -shift)
+        line(accuracy_axes, reports, training, BLUE, "-", "o", f"training {training[-1]:.2f} %")
+        line(accuracy_axes, reports, validation, VERMILION, "--", "s", f"validation {validation[-1]:.2f} %")
     else:
-        accuracy_axes.text(0.5, 0.5, "no report yet", transform=accuracy_axes.transAxes, ha="center", color=GREY)
+        accuracy_axes.plot([], [], " ", label="no report yet")
     if 0 < linear_start < epochs[-1]:
         for axes in (loss_axes, accuracy_axes):
-            axes.axvline(linear_start, color=BLACK, linestyle=":", linewidth=1)
-        offset, side = (5, "left") if linear_start < epochs[-1] / 2 else (-5, "right")
-        loss_axes.annotate(
-            "end of the linear start", (linear_start, 0.97), xycoords=("data", "axes fraction"),
-            xytext=(offset, 0), textcoords="offset points", ha=side, va="top", fontsize=9,
-        )  # fmt: skip
+            axes.axvline(linear_start, color=BLACK, linestyle=":", linewidth=1, label="end of the linear start")
     loss_axes.set(ylabel="loss", ylim=(0, 1.05 * max(losses.max(), 1e-9)))
     accuracy_axes.set(ylabel="accuracy in %", ylim=(0, 102), xlabel="epoch", xlim=(0, 1.03 * epochs[-1]))
     accuracy_axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss_axes, accuracy_axes):
-        axes.yaxis.set_label_coords(-0.105, 0.5)  # aligns both labels, however wide their numbers are
         axes.ticklabel_format(axis="y", scilimits=(-3, 4))
         _use_plain_style(axes, "both")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=9)
+    figure.align_ylabels()
     _add_title(figure, "Loss and accuracies by epoch", simulated)
     _save(figure, png)
 
 
 def tasks(score_file, png, regime="joint"):
-    """Draws the test accuracy of each task beside published ones.
-
-    Args:
-        score_file: a score file.
-        png: the picture to write.
-        regime: see `scores.read_published`.
+    """Draws the test accuracy of each task of a score file beside those of `scores.read_published(regime)`.
 
     Raises:
         InputError: the scores cannot be read, or the picture cannot be written.
@@ -152,12 +139,12 @@ def attention(path, statements, weights, empty, title):
     table = np.vstack([weights, empty])
     slots, hops = table.shape
     width = 4.5 + 0.7 * hops
-    heading = textwrap.wrap(_printable(title), int(9 * width), max_lines=4, placeholder=" ...")
+    heading = textwrap.wrap(printable(title), int(9 * width), max_lines=4, placeholder=" ...")
     figure = _figure(width, 1 + 0.22 * len(heading) + 0.26 * slots, layout="constrained")
     axes = figure.subplots()
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     labels = [text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 3] + "..." for text in statements]
-    labels = [*map(_printable, labels), "(empty slots)"]
+    labels = [*map(printable, labels), "(empty slots)"]
     axes.set_yticks(range(slots), labels, parse_math=False)  # a dollar sign is not the start of a formula
     axes.set_xticks(range(hops), [f"hop {hop}" for hop in range(1, hops + 1)])
     for (slot, hop), weight in np.ndenumerate(table):
@@ -167,13 +154,7 @@ def attention(path, statements, weights, empty, title):
 
 
 def draw(folder):
-    """Draws all pictures of a run; of several seeds, only those that validation chose.
-
-    Args:
-        folder: a run's folder, with at least one history file.
-
-    Returns:
-        The names of the pictures.
+    """Draws all pictures of a run's folder and returns their names; of several seeds, only the chosen ones.
 
     Raises:
         InputError: a file cannot be read or written, or there is no history.
@@ -200,6 +181,11 @@ def draw(folder):
 # --- parts of pictures ------------------------------------------------------------------------------------
 
 
+def printable(text):
+    """Text without control characters, which could change a terminal's screen or title."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _figure(width, height, **options):
     """An empty figure, in inches; imports matplotlib, but not pyplot, which shares figures and looks for a screen."""
     try:
@@ -222,11 +208,6 @@ def _add_title(figure, text, simulated):
     figure.text(0.02, top, text, fontsize=12, va="top")
     if simulated:
         figure.text(0.98, top, NOT_BABI, fontsize=11, weight="bold", color=VERMILION, va="top", ha="right")
-
-
-def _printable(text):
-    """Text without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _save(figure, path):

@@ -34,14 +34,7 @@ PUBLISHED_SYSTEMS = {  # by regime: the label of a system in pictures, and its n
 
 
 def is_failed(accuracy):
-    """Whether a task has failed: its test error, with four decimals as in score files, is above 5 %.
-
-    Args:
-        accuracy: test accuracy in 0..1, or an array of them.
-
-    Returns:
-        A bool, or an array of bools. An accuracy of 0.95 has not failed.
-    """
+    """Whether a test accuracy (or an array of them) in 0..1, rounded as in score files, means an error above 5 %."""
     return np.round(accuracy, 4) < 1 - HIGHEST_ERROR
 
 
@@ -56,14 +49,7 @@ def mean_error(accuracies):
 
 
 def summary(rows):
-    """The table of scores that ends a run.
-
-    Args:
-        rows: a list of (task, test, training, validation accuracy), accuracies in 0..1.
-
-    Returns:
-        Lines of at most 80 characters: accuracies by task, mean error and the number of failed tasks.
-    """
+    """The table that ends a run, in 80 columns, for a list of (task, test, training, validation accuracy in 0..1)."""
     width = max(len(TASK_NAMES[task]) for task, *_ in rows)
     lines = [f"task {'':{width}}    test  training  validation"]
     for task, test, training, validation in rows:
@@ -144,18 +130,10 @@ def history_columns(tasks):
 
 
 def read_table(path, columns, parse=dict):
-    """Reads a CSV file that this project wrote.
-
-    Args:
-        path: the file.
-        columns: the first columns that its header must have.
-        parse: a function of a row, a dict from column to str, that raises ValueError if the row is damaged.
-
-    Returns:
-        A list of `parse(row)`, at least one.
+    """The rows of a CSV file that this project wrote, at least one, each a dict from column to str or `parse` of it.
 
     Raises:
-        InputError: the file cannot be read, is damaged or has other columns.
+        InputError: the file cannot be read, does not begin with `columns`, or `parse` raises ValueError.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -226,10 +204,7 @@ def read_params(path):
 
 
 def read_published(regime):
-    """Published test accuracies of systems trained on 1,000 questions per task.
-
-    Args:
-        regime: "joint" (one model for all tasks) or "single" (one model per task).
+    """Published test accuracies of systems trained on 1,000 questions per task, by regime ("joint" or "single").
 
     Returns:
         A dict from label to a dict from task to test accuracy in 0..1.

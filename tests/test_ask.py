@@ -73,14 +73,6 @@ def test_a_batch_gives_what_single_questions_give(answerer, trained, monkeypatch
     assert answerer.answer([]) == []
 
 
-def test_sentences_may_be_tokens(answerer):
-    tokens = [("mary", "went", "to", "the", "kitchen"), ("john", "moved", "to", "the", "garden")]
-    (told,), (tokenized,) = answerer.answer([(STORY, "Where is Mary?")]), answerer.answer(
-        [(tokens, ("where", "is", "mary"))]
-    )
-    assert told.top == tokenized.top and tokenized.question == "where is mary"
-
-
 def test_unknown_words_long_stories_and_long_sentences_are_named(answerer):
     room, longest = answerer.config["memory_size"], answerer.config["sentence_size"]
     ending = [f"word{i}" for i in range(longest)]
@@ -224,37 +216,34 @@ def test_a_table_can_be_asked_for(trained, capsys, monkeypatch):
 # The screen -------------------------------------------------------------------------------------
 
 
-class Terminal(io.StringIO):
-    def __init__(self, encoding):
-        super().__init__()
-        self._encoding = encoding
-
-    encoding = property(lambda self: self._encoding)
-
-    def isatty(self):
-        return True
-
-
-def test_shading_is_what_the_screen_can_show(monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    assert ask.Screen(Terminal("utf-8")).shades == " ░▒▓█"
-    assert ask.Screen(Terminal("ascii")).shades.isascii()
-    assert ask.Screen(Terminal("utf-8")).coloured and not ask.Screen(io.StringIO()).coloured
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not ask.Screen(Terminal("utf-8")).coloured
-
-
-def test_the_table_has_a_row_a_statement_and_a_column_a_hop(answerer, capsys):
+@pytest.fixture
+def printed(answerer, monkeypatch):
+    """A function that prints an answer in an encoding and returns the text."""
     (answer,) = answerer.answer([([STORY[0], "John \x1b[2J moved."], "Where is Mary?")])
-    ask.Screen(sys.stdout).print_answer(answer)
-    first, head, *rows = capsys.readouterr().out.splitlines()
+
+    def print_in(encoding):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+        ask.print_answer(answer)
+        stream.flush()
+        return stream.buffer.getvalue().decode(encoding)
+
+    print_in.answer = answer
+    return print_in
+
+
+def test_shading_is_what_the_screen_can_show(printed):
+    assert "██" in printed("utf-8") and "##" in printed("ascii")
+
+
+def test_the_table_has_a_row_a_statement_and_a_column_a_hop(printed):
+    first, head, *rows = printed("utf-8").splitlines()
     assert first.startswith("kitchen ")
     assert head.split() == ["hop", "1", "hop", "2", "hop", "3", "memory"]
-    for row, weights, text in zip(
-        rows, [*answer.attention, answer.empty], [STORY[0], "John ?[2J moved.", "(empty slots)"], strict=False
-    ):
-        assert row.endswith(text)  # and an escape sequence does not reach the terminal
+    table = [*printed.answer.attention, printed.answer.empty]
+    texts = [STORY[0], "John  [2J moved.", "(empty slots)"]  # an escape sequence does not reach the terminal
+    for row, weights, text in zip(rows, table, texts, strict=False):
+        assert row.endswith(text)
         assert [part for part in row.split() if part[0].isdigit()][:3] == [f"{weight:.2f}" for weight in weights]
 
 
@@ -315,7 +304,7 @@ class Person:
 
     def __init__(self, *arguments):
         self.terminal, its_side = pty.openpty()
-        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"}
+        environment = {**os.environ, "TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
         self.process = subprocess.Popen(
             [sys.executable, SCRIPT, *arguments], stdin=its_side, stdout=its_side, stderr=its_side, env=environment,
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
@@ -544,6 +533,7 @@ def test_sizes_beyond_the_weights_are_refused_before_memory_is_taken(variant, si
         ("vocabulary", {"class_name": "__lambda__"}),
         ("vocabulary", ["one", 2]),
         ("vocabulary", ["one", "<UNK>"]),
+        ("vocabulary", ["one"] * 3),
         ("tasks", [{"class_name": "Task"}]),
         ("tasks", [99]),
     ],

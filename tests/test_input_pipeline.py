@@ -10,7 +10,7 @@ from helpers import make_network, numbered_examples, padded_batch
 
 import training
 from flags import READERS
-from input_pipeline import Room, STREAMS, batches, insert_empty_slots, stream_key
+from input_pipeline import STREAMS, Room, batches, insert_empty_slots, stream_key
 
 
 def epochs_of(examples, batch_size, epochs=1, **arguments):

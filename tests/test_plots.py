@@ -194,7 +194,7 @@ def test_a_picture_that_cannot_be_written_is_one_sentence(run_folder, monkeypatc
 
 def test_bad_files_draw_nothing(run_folder):
     (run_folder / "scores.csv").write_bytes(SCORES.replace(b"\n3,", b"\n33,"))
-    with pytest.raises(InputError, match="scores.csv, line 4: expected a task from 1 to 20"):
+    with pytest.raises(InputError, match="scores.csv: expected rows of Task,Testing Accuracy"):
         plots.draw(run_folder)
     assert sorted(os.listdir(run_folder)) == ["history.csv", "scores.csv"]
 

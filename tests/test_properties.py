@@ -8,7 +8,6 @@ on that many, different ones each time:
 The rules of the parser are in `parser_rules.py`, which `tools/fuzz_parser.py` also uses.
 """
 
-import csv
 import itertools
 import os
 import re
@@ -16,7 +15,6 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import parser_rules
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -25,7 +23,6 @@ from hypothesis import strategies as st
 import babi_simulator
 import data_utils
 import files
-import scores
 from data_utils import NEVER_SEEN, UNKNOWN, Example
 from flags import TASKS, InputError
 
@@ -262,59 +259,7 @@ def test_ids_at_any_size_and_of_any_vocabulary(examples_and_text, known, sentenc
         assert encoded.answer[number] == vocabulary.get(e.answer, NEVER_SEEN)
 
 
-# --- score and parameter files --------------------------------------------------------------------------
-
-HEADER = b"Task,Testing Accuracy,Training Accuracy,Validation Accuracy"
-score_files = st.one_of(
-    any_content,
-    st.lists(st.sampled_from([HEADER, b"1,0.5000,0.5000,0.5000", b"2,0.5", b"\n", b"\r\n", b"\xff"])).map(b"".join),
-)
-score_rows = st.lists(
-    st.tuples(st.integers(1, 20).map(lambda task: f"{task} (simulated)"), *[st.floats(0, 1).map("{:.4f}".format)] * 3),
-    min_size=1,
-    max_size=4,
-)
-
-
-@cases
-@given(score_files, score_rows)
-def test_score_rows_are_appended_whole_to_any_content(folder, content, rows):
-    path = folder / "rows.csv"
-    path.write_bytes(content)
-    for _ in range(2):
-        files.append(path, lambda last_byte: scores.csv_bytes(rows, last_byte=last_byte))
-    result = path.read_bytes()
-    assert result.startswith(content) and result.endswith(b"\n")
-    added = result[len(content) :].decode()
-    assert added.startswith("\n") == bool(content and not content.endswith(b"\n"))
-    header = [] if content else [list(scores.COLUMNS)]
-    assert list(csv.reader(added.removeprefix("\n").splitlines())) == header + [list(row) for row in rows] * 2
-
-
-@cases
-@given(score_files)
-@example(b"")
-@example(HEADER)
-@example(HEADER + b"\r\n")
-@example(HEADER + b"\xff\n")
-def test_only_score_files_are_accepted(folder, content):
-    path = folder / "scores.csv"
-    path.write_bytes(content)
-    try:
-        scores.check_score_file(str(path))
-    except InputError as error:
-        assert str(error).startswith(f"{path}, line 1: ") and len(str(error).splitlines()) == 1
-        assert re.split(b"[\r\n]", content)[0] != HEADER
-    else:
-        assert content == b"" or re.split(b"[\r\n]", content)[0] == HEADER
-    assert path.read_bytes() == content
-
-
-def test_file_that_starts_with_an_empty_line_is_no_score_file(tmp_path):
-    (tmp_path / "notes.csv").write_text("\nsomething else\n")
-    with pytest.raises(InputError, match="line 1"):
-        scores.check_score_file(str(tmp_path / "notes.csv"))
-
+# --- parameter files ------------------------------------------------------------------------------------
 
 flag_values = st.integers() | st.floats() | st.none() | st.text(st.characters(categories=("L", "N", "P")))
 

@@ -82,9 +82,9 @@ def test_row_of_a_run(tmp_path):
         "seconds": "10",
         "command": "joint.py @x.flags",  # without the paths of a machine
         "flags": "epochs=100 hops=3 script=joint.py",
-        "test 1": "0.9",
-        "training 2": "0.6",
-        "validation 2": "0.7",
+        "test 1": "0.9000",
+        "training 2": "0.6000",
+        "validation 2": "0.7000",
         "test 3": "",
     }
     assert {name: row[name] for name in expected} == expected

@@ -1,11 +1,14 @@
-"""Measures speed and memory: the tables of the README.
+"""Measures speed and memory: prints the tables of docs/speed.md.
 
-Every case runs in a process of its own, several times in turn with the others; printed are the median and the
-range. Nothing else should run meanwhile.
+Each case runs in a process of its own, several times in turn with the others. A cell is the median, with the range in
+parentheses. Nothing else should run on the machine.
+
+    python tools/benchmark.py [--times 3] [--only TEXT]
 """
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -17,67 +20,73 @@ import time
 
 import numpy as np
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 import babi_simulator
+import corpus as story_source
 import data_utils
+from flags import HERE, TASKS, Parser, count, folder, run_command
 
 
 def case(base, *arguments, **settings):
-    """A base case with more arguments for its script, and settings of `measure`."""
+    """A base case with more flags for its script, and settings of `measure`."""
     return {**base, "arguments": [*base["arguments"], *arguments], **settings}
 
 
-# --- in the worker --------------------------------------------------------------------------------------
+# --- in the worker process --------------------------------------------------------------------------------
 
 
 def measure(job):
     """Runs one case in this process.
 
     Args:
-        job: a dict: `script` and `arguments` say what to train; `plain` to do it the plain way, `repeat` to
-            have each training question so many times, `sentence_size` to make sentences longer.
+        job: a dict with `script` and `arguments`, what to train, and optional settings: `plain`, train the plain way;
+            `repeat`, have each training question so many times; `sentence_size`, make sentences longer.
 
     Returns:
-        A dict from names to seconds, megabytes and numbers of questions.
+        A dict from names of figures to seconds, megabytes and numbers of questions.
     """
     begin = time.perf_counter()
     import training  # and with it TensorFlow
 
-    imported = time.perf_counter() - begin
-    flags = __import__(job["script"]).flag_parser().parse_args([*job["arguments"], "--random_state", "0"])
+    figures = {"import": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "test": 0.0}
+    import experiment
+
+    training.set_up_devices()
+    script = importlib.import_module(job["script"])
+    flags = script.flag_parser().parse_args([*job["arguments"], "--random_state", "0"])
     begin = time.perf_counter()
-    groups = [range(1, 21)] if job["script"] == "joint" else [[task] for task in flags.task_id]
-    corpora = [training.load(flags, tasks) for tasks in groups]
-    found = {"import": imported, "data": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "test": 0.0}
+    groups = [flags.task_id] if job["script"] == "joint" else [[task] for task in flags.task_id]
+    corpora = [experiment.load_corpus(flags, tasks) for tasks in groups]
+    figures["data"] = time.perf_counter() - begin
     for corpus in corpora:
-        if "repeat" in job:  # more questions of the same kind
-            again = np.tile(np.arange(len(corpus.training)), job["repeat"])
-            corpus = corpus._replace(training=corpus.training.take(again))
-        if "sentence_size" in job:  # longer sentences
+        if "repeat" in job:
+            indexes = np.tile(np.arange(len(corpus.training)), job["repeat"])
+            corpus = corpus._replace(training=corpus.training.take(indexes))
+        if "sentence_size" in job:
             corpus = lengthen(corpus, job["sentence_size"])
         clock = epoch_clock()
         begin = time.perf_counter()
         if job.get("plain"):
-            plain_training(flags, corpus, clock)
+            train_plainly(flags, corpus, clock)
         else:
-            trainer = training.train(flags, corpus, 0, [clock])
-        epochs = [b - a for a, b in zip(clock.ends, clock.ends[1:], strict=False)]
-        found["epoch"] = statistics.median(epochs)
-        found["compile"] += clock.ends[0] - begin - found["epoch"]
-        found["train"] += found["epoch"] + sum(epochs)
+            trainer = training.train(flags, corpus, 0, experiment.compiled(flags, corpus), [clock])
+        seconds = np.diff(clock.ends)
+        figures["epoch"] = statistics.median(seconds)
+        figures["compile"] += clock.ends[0] - begin - figures["epoch"]
+        figures["train"] += figures["epoch"] + sum(seconds)
         if not job.get("plain"):
-            begin = time.perf_counter()
-            trainer.answers(corpus.testing)
-            found["test"] += time.perf_counter() - begin
-            begin = time.perf_counter()
-            trainer.answers(corpus.testing)
-            found["answer all"] = time.perf_counter() - begin
-    found["questions"] = len(corpora[-1].training)
-    found["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return found
+            for figure in ("test", "answer all"):  # the first time includes tracing
+                begin = time.perf_counter()
+                trainer.answers(corpus.testing)
+                figures[figure] = figures.get(figure, 0) + time.perf_counter() - begin
+    figures["questions"] = len(corpora[-1].training) * job.get("repeat", 1)
+    figures["peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return figures
 
 
 def lengthen(corpus, sentence_size):
-    """The corpus with the words of each sentence repeated until it has sentence_size of them."""
+    """A corpus with the words of each sentence repeated until there are `sentence_size` of them."""
 
     def longer(examples):
         return dataclasses.replace(
@@ -92,7 +101,7 @@ def lengthen(corpus, sentence_size):
 
 
 def epoch_clock():
-    """A Keras callback that notes when each epoch ends."""
+    """A Keras callback whose `ends` are the times at which epochs end."""
     import keras
 
     class EpochClock(keras.callbacks.Callback):
@@ -106,11 +115,8 @@ def epoch_clock():
     return EpochClock()
 
 
-def plain_training(flags, corpus, clock):
-    """The same network in the plain way: padded tensors, `compile`, `fit`, nothing else.
-
-    It leaves out L2 and gradient noise, so it does less than the training it is compared with.
-    """
+def train_plainly(flags, corpus, clock):
+    """Trains the same network the plain way: padded tensors, `compile`, `fit`, without L2 and gradient noise."""
     import keras
 
     import training
@@ -132,32 +138,39 @@ def plain_training(flags, corpus, clock):
 
 
 def run_in_turn(cases, times):
-    """Runs named cases in turn, several times; returns the list of results of each."""
+    """Runs cases in turn, several times.
+
+    Args:
+        cases: a dict from names to arguments of `measure`.
+        times: runs of each case.
+
+    Returns:
+        A dict from names to lists of what `measure` returns.
+    """
     results = {name: [] for name in cases}
     for _ in range(times):
         for name, job in cases.items():
             print(f"  {name} ...", file=sys.stderr, flush=True)
             command = [sys.executable, __file__, "--worker", json.dumps(job)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"benchmark.py: {name} failed:\n{done.stderr}")
-            results[name].append(json.loads(done.stdout.splitlines()[-1]))
+            worker = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if worker.returncode:
+                sys.exit(f"benchmark.py: {name} failed.")
+            results[name].append(json.loads(worker.stdout.splitlines()[-1]))
     return results
 
 
 def command_time(command, data_dir):
-    """Seconds that a command takes, from start to end, everything it writes included."""
+    """Seconds that a command takes from start to end, with all that it writes."""
     script, *arguments = command.split()
-    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
-    with tempfile.TemporaryDirectory() as folder:
+    words = [sys.executable, os.path.join(HERE, script), *arguments, "--data_dir", os.path.abspath(data_dir)]
+    with tempfile.TemporaryDirectory() as place:
         begin = time.perf_counter()
-        whole = [sys.executable, script, *arguments, "--data_dir", os.path.abspath(data_dir), "--random_state", "0"]
-        subprocess.run(whole, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        subprocess.run([*words, "--random_state", "0"], cwd=place, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - begin
 
 
 def cell(results, key, digits):
-    """Median and range of one figure."""
+    """The median and range of one figure."""
     values = [result[key] for result in results]
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
@@ -172,7 +185,7 @@ def print_table(title, columns, rows):
 
 
 def training_table(cases, times, title):
-    """Prints epoch time, questions a second, evaluation and memory of cases."""
+    """Prints the table of cases: time of an epoch, questions per second, evaluation, start, memory."""
     rows = []
     for name, results in run_in_turn(cases, times).items():
         rate = statistics.median(result["questions"] / result["epoch"] for result in results)
@@ -186,83 +199,84 @@ def training_table(cases, times, title):
     print_table(title, columns, rows)
 
 
-def main(argv=None):
-    parser = babi_simulator.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", help="folder of bAbI files, 1,000 training questions a task")
-    count = range(1, 100)
-    parser.add_argument("--times", type=int, choices=count, metavar="N", default=3, help="runs of a case (default: 3)")
-    parser.add_argument("--only", default="", help="run the tables whose title has this in it")
+def tables(data_dir, large_dir, times):
+    """A dict from the title of each table to a function that prints it.
+
+    Args:
+        data_dir: a folder with 1,000 training questions per task.
+        large_dir: a folder for simulated files of 10,000 questions per task.
+        times: runs of each case.
+    """
+    joint = case({"script": "joint", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
+    gru = case(joint, "--reader", "simple_gru")
+    single = case({"script": "single", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
+
+    def against_plain(title):
+        cases = {
+            "bow": case(joint, "--epochs", "12"),
+            "bow, the plain way": case(joint, "--epochs", "4", plain=True),
+            "simple_gru": case(gru, "--epochs", "4"),
+            "simple_gru, the plain way": case(gru, "--epochs", "2", plain=True),
+        }
+        training_table(cases, times, title)
+
+    def large_corpus(title):
+        babi_simulator.write_files(large_dir, TASKS, 10_000, 1_000, seed=0)
+        cases = {
+            name: case(base, "--data_dir", large_dir, "--epochs", "3")
+            for name, base in (("bow", joint), ("simple_gru", gru))
+        }
+        training_table(cases, times, title)
+
+    def whole_runs(title):
+        parts = ("import", "data", "compile", "train", "test")
+        cases = {"single.py --task_id 1": single, "single.py --task_id all": case(single, "--task_id", "all")}
+        results = run_in_turn(cases, times)
+        for name, figures_of_runs in results.items():
+            for figures in figures_of_runs:
+                figures["whole command"] = command_time(name, data_dir)
+        columns = (*parts, "whole command")
+        rows = [[name, *(cell(figures, part, 2) for part in columns)] for name, figures in results.items()]
+        print_table(title, ["seconds", *columns], rows)
+
+    def growth(title):
+        few = case(joint, "--epochs", "12")
+        cases = {"as it is": few, "twice the questions": case(few, repeat=2)}
+        cases |= {f"{n} slots": case(few, "--memory_size", str(n)) for n in (100, 200)}
+        cases |= {f"{n} hops": case(few, "--hops", str(n)) for n in (6,)}
+        cases |= {f"embedding size {n}": case(few, "--embedding_size", str(n)) for n in (80,)}
+        cases |= {f"sentences of {n} words": case(few, sentence_size=n) for n in (22, 44)}
+        training_table(cases, times, title)
+
+    return {
+        "Joint training, 1,000 questions a task": against_plain,
+        "Joint training, 10,000 questions a task (simulated)": large_corpus,
+        "Whole runs of single.py, 100 epochs": whole_runs,
+        "What a joint epoch costs (bow)": growth,
+    }
+
+
+def main():
+    parser = Parser(__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", type=folder, help="folder of bAbI files with 1,000 training questions per task")
+    parser.add_argument("--times", type=count, default=3, help="runs of each case (default: 3)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="print the tables whose title has this in it")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = parser.parse_args()
     if options.worker:
         print(json.dumps(measure(json.loads(options.worker))))
         return
-
-    try:
-        data_dir, _ = data_utils.find_corpus(options.data_dir)
-        for task in babi_simulator.TASKS:
-            data_utils.load_task(data_dir, task)
-    except data_utils.InputError as error:
-        parser.error(str(error))
-    with tempfile.TemporaryDirectory() as folder:
-        large = f"{folder}/10k"
-
-        def make_large():
-            babi_simulator.write_corpus(large, list(range(1, 21)), 10_000, 1_000, seed=0)
-
-        joint = case({"script": "joint", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
-        gru = case(joint, "--reader", "simple_gru")
-        single = case({"script": "single", "arguments": []}, "--data_dir", data_dir, "--evaluation_interval", "1000")
-
-        def against_plain(title):
-            cases = {
-                "bow": case(joint, "--epochs", "12"),
-                "bow, the plain way": case(joint, "--epochs", "4", plain=True),
-                "simple_gru": case(gru, "--epochs", "4"),
-                "simple_gru, the plain way": case(gru, "--epochs", "2", plain=True),
-            }
-            training_table(cases, options.times, title)
-
-        def large_corpus(title):
-            make_large()
-            cases = {
-                name: case(base, "--data_dir", large, "--epochs", "3")
-                for name, base in (("bow", joint), ("simple_gru", gru))
-            }
-            training_table(cases, options.times, title)
-
-        def whole_runs(title):
-            parts = ("import", "data", "compile", "train", "test")
-            cases = {"single.py --task_id 1": single, "single.py --task_id all": case(single, "--task_id", "all")}
-            results = run_in_turn(cases, options.times)
-            for name, found in results.items():
-                for result in found:
-                    result["whole command"] = command_time(name, data_dir)
-            columns = (*parts, "whole command")
-            rows = [[name, *(cell(found, part, 2) for part in columns)] for name, found in results.items()]
-            print_table(title, ["seconds", *columns], rows)
-
-        def growth(title):
-            few = case(joint, "--epochs", "12")
-            cases = {"as it is": few, "twice the questions": case(few, repeat=2)}
-            cases |= {f"{n} slots": case(few, "--memory_size", str(n)) for n in (100, 200)}
-            cases |= {f"{n} hops": case(few, "--hops", str(n)) for n in (6,)}
-            cases |= {f"embedding size {n}": case(few, "--embedding_size", str(n)) for n in (80,)}
-            cases |= {f"sentences of {n} words": case(few, sentence_size=n) for n in (22, 44)}
-            training_table(cases, options.times, title)
-
-        tables = {
-            "Joint training, 1,000 questions a task": against_plain,
-            "Joint training, 10,000 questions a task (simulated)": large_corpus,
-            "Whole runs of single.py, 100 epochs": whole_runs,
-            "What a joint epoch costs (bow)": growth,
-        }
-        chosen = {title: make for title, make in tables.items() if options.only in title}
+    data_dir, _ = story_source.find_corpus(options.data_dir)
+    for task in TASKS:
+        data_utils.load_task(data_dir, task)
+    with tempfile.TemporaryDirectory() as place:
+        chosen = tables(data_dir, f"{place}/10k", options.times)
+        chosen = {title: print_it for title, print_it in chosen.items() if options.only in title}
         if not chosen:
-            parser.error(f"--only {options.only}: expected a part of a title: {'; '.join(tables)}")
-        for title, make in chosen.items():
-            make(title)
+            parser.error(f"--only {options.only}: expected a part of a title, such as 'Whole runs'")
+        for title, print_it in chosen.items():
+            print_it(title)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

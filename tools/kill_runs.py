@@ -94,7 +94,7 @@ def results(folder):
 
 def is_writing(folder):
     """Whether a file in a folder is being replaced."""
-    return any(folder.glob("logs/*/.*.tmp*"))
+    return any(".tmp" in name for run in os.scandir(folder / "logs") if run.is_dir() for name in os.listdir(run))
 
 
 def kill(process, folder, seconds, moments):
@@ -114,17 +114,15 @@ def kill(process, folder, seconds, moments):
     """
     wait_for_record(process, folder)
     end = time.monotonic() + moments.uniform(0, seconds)
+    signal_number = moments.choice(SIGNALS)
+    send = moments.choice([os.kill, os.killpg])  # after os.kill, worker processes have to notice by themselves
+    at_a_write = moments.random() < 0.5
     while time.monotonic() < end and process.poll() is None:
         time.sleep(0.001)
-    if moments.random() < 0.5:  # at its next write
-        while process.poll() is None and not is_writing(folder):
-            pass
-    signal_number = moments.choice(SIGNALS)
+    while at_a_write and process.poll() is None and not is_writing(folder):
+        pass
     with contextlib.suppress(ProcessLookupError):
-        if moments.random() < 0.5:
-            os.killpg(process.pid, signal_number)
-        else:  # worker processes have to notice by themselves
-            os.kill(process.pid, signal_number)
+        send(process.pid, signal_number)
     status = process.wait()
     writing = is_writing(folder)
     if signal_number == signal.SIGKILL:  # its orphans may still hold its output open

@@ -114,10 +114,11 @@ def differences(row, other):
     if row["data"] != other["data"]:
         descriptions.append(f"data {row['data']} (not {other['data']})")
     # A flag that is younger than a row had its default.
-    default = training_parser("").get_default
+    parser = training_parser("")
+    parser.set_defaults(task_id=",".join(map(str, TASKS)))  # joint.py's default
     pair = [dict(word.partition("=")[::2] for word in shlex.split(one["flags"])) for one in (row, other)]
     for name in sorted(pair[0].keys() | pair[1].keys()):
-        value, expected = (flags.get(name, str(default(name))) for flags in pair)
+        value, expected = (flags.get(name, str(parser.get_default(name))) for flags in pair)
         if value != expected:
             flag = "script" if name == "script" else f"--{name}"
             descriptions.append(f"{flag} {value} (not {expected})")
