@@ -1,4 +1,4 @@
-"""bAbI text -> examples -> vocabulary -> key, value, query and answer tensors; no TensorFlow.
+"""bAbI text -> examples, split into training and validation -> vocabulary -> key, value, query and answer tensors.
 
 The text format (Weston et al., 2015, arXiv:1502.05698): a line is `ID text`; IDs count up from 1 in every story; a
 question line is `ID question<TAB>answer<TAB>supporting IDs`. `ask.py` also reads plain text, without IDs or answers.

@@ -120,6 +120,8 @@ def train_model(job):
         corpus, flags.epochs, flags.evaluation_interval, flags.linear_start, job.heading(), progress_bar
     )
     report.rows = state.history
+    if report.rows:  # a kill may have come between the state and the history
+        files.write(history_path, scores.csv_bytes(report.rows, report.columns))
     begin = last_save = time.monotonic()
 
     def save(epoch, logs):

@@ -125,11 +125,16 @@ size = number(int, 1, 10_000)
 
 
 def epochs(text):
-    """An argparse type: a whole number of epochs, or a share of --epochs between 0 and 1."""
-    value = number(float, 0)(text)
+    """An argparse type: a whole number of epochs, or a share of --epochs below 1."""
+    value = number(float, 0, above=True)(text)
     if value >= 1 and value != int(value):
         raise argparse.ArgumentTypeError(f"expected a whole number of epochs, or a share below 1, found {text!r}")
     return int(value) if value >= 1 else value
+
+
+def epochs_or_none(text):
+    """An argparse type: as `epochs`, or 0."""
+    return 0 if text == "0" else epochs(text)
 
 
 def boolean(text):
@@ -325,7 +330,7 @@ def training_parser(description, **defaults):
         help="the same in epochs, or as a share of --epochs; the later of the two flags wins",
     )
     add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="decay factor of the learning rate")
-    add("--linear_start", type=epochs, default=0, help="first epochs, or their share, without softmax at half the rate")
+    add("--linear_start", type=epochs_or_none, default=0, help="first epochs, or share, without softmax, at half rate")
     add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: scores, or scores / slots")
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="epsilon of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")

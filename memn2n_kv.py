@@ -1,4 +1,4 @@
-"""Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126) as a Keras 3 model.
+"""Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126): position encoding, readers, hops, answer.
 
 The file reads from leaf to root: position encoding, the two readers, one hop, the network. Letters in comments on
 shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a sentence, V words

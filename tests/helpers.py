@@ -88,7 +88,7 @@ def settings(path):
 
 def temporary_files(place="."):
     """The files that `files.replacing` has not renamed."""
-    return [path for path in Path(place).rglob(".*.tmp*") if path.is_file()]
+    return [path for path in Path(place).rglob(".tmp_*") if path.is_file()]
 
 
 def all_files(place="."):
@@ -100,8 +100,8 @@ def as_ordinary_user():
     """For a child process: gives up the permissions of root, who may write everywhere."""
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setegid(65534)
-        os.seteuid(65534)
+        os.setgid(65534)
+        os.setuid(65534)
 
 
 # --- random examples --------------------------------------------------------------------------------------

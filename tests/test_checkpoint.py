@@ -160,14 +160,11 @@ def test_a_run_that_is_stopped_in_each_of_its_models_ends_in_the_same_bytes(smal
     assert results() == expected and not list(folder.glob("state*")) and not temporary_files()
 
 
-def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(small, monkeypatch):
+def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(small):
     """The first write makes the run; a kill before it leaves nothing to continue."""
     small += " --task_id 1 --epochs 2 --evaluation_interval 1"
     run(single, small)
     expected, names = results(), sorted(os.listdir(run_folder()))
-    runs = []
-    create = Run.create
-    monkeypatch.setattr(Run, "create", lambda *arguments: runs.append(create(*arguments)) or runs[-1])
     for write in range(2, 100):
         shutil.rmtree("logs")
         os.remove("scores.csv")
@@ -176,8 +173,7 @@ def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(sm
                 run(single, small)
                 break
             except Killed:
-                if write == 2:  # not yet in the block that closes the run
-                    runs[-1].close()
+                pass
         run(single, small, "--resume")
         assert results() == expected and not temporary_files(), write
         assert sorted(os.listdir(run_folder())) == names, write

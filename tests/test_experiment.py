@@ -465,4 +465,4 @@ def test_models_are_saved_as_a_whole(small, monkeypatch):
     monkeypatch.setattr(keras.Model, "save", fail)
     with pytest.raises(InputError, match="model_task1.keras: not saved: unable to write: no space left"):
         run(single, small, "--epochs 1")
-    assert not list(Path().rglob("*.keras*"))
+    assert not list(Path().rglob("*.keras*")) and not temporary_files()
