@@ -318,13 +318,14 @@ class EncodedExamples:
 
         Returns:
             A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots`
-            (B, memory_size) and `query` (B, sentence_size).
+            (B, memory_size), `occupied_slots` (R,) and `query` (B, sentence_size).
         """
         rows = self.slots[selection]
         distinct, new_rows = np.unique(np.append(0, rows), return_inverse=True)  # row 0 stays the empty statement
         return {
             "statements": self.statements[distinct],
             "key_slots": new_rows[1:].reshape(rows.shape).astype(np.int32),
+            "occupied_slots": np.flatnonzero(rows).astype(np.int32),
             "query": self.query[selection],
         }
 

@@ -1,6 +1,7 @@
 """The input pipeline: examples -> shuffled batches in which each distinct statement stands once, with time noise.
 
-Letters in comments on shapes: B examples of a batch, M memory slots, U distinct statements, J words of a sentence.
+Letters in comments on shapes: B examples of a batch, M memory slots, R occupied slots of a batch, U distinct
+statements, J words of a sentence.
 """
 
 from typing import NamedTuple
@@ -29,42 +30,27 @@ def stream_key(seed, stream):
 
 
 class Room(NamedTuple):
-    """Fixed sizes of batches, as XLA compiles once per shape.
+    """Sizes to which batches are padded, as XLA compiles once per shape."""
 
-    Most examples of a batch occupy a few slots and a few occupy many. Sorted by that number, a batch is two blocks,
-    the longest examples with all slots and the others with few.
-    """
-
-    statements: int  # distinct statements
-    longest: int  # examples in the first block
-    slots: int  # slots in the second block
+    statements: int
+    slots: int
 
 
-def room_of_batches(examples, batch_size, time_noise=0.0, samples=2000):
-    """Room that about one shuffled batch in a thousand exceeds, and among these the one with the least work.
+def room_of_batches(examples, batch_size, samples=200):
+    """Room that about one shuffled batch in a million exceeds: five standard deviations above the mean.
 
     Args:
         examples: `data_utils.EncodedExamples`.
         batch_size: B.
-        time_noise: see `batches`.
         samples: number of sample batches.
 
     Returns:
-        `Room`.
+        `Room` for distinct statements and for occupied slots.
     """
     random = np.random.RandomState(0)
-    chosen = random.randint(len(examples), size=(samples, batch_size))
-    statements = np.array([len(np.unique(examples.slots[batch])) for batch in chosen[:200]])
-    statements = -(-int(statements.mean() + 5 * statements.std() + 1) // 32) * 32
-    lengths = np.count_nonzero(examples.slots, axis=1)[chosen]
-    lengths = lengths + random.binomial(lengths, time_noise)
-    descending = -np.sort(-lengths, axis=1)  # (samples, B)
-    slots = np.minimum(np.quantile(descending, 0.999, axis=0) + 1, examples.slots.shape[1]).astype(int)
-    longest = np.arange(1, batch_size)
-    slots = slots[1:]
-    work = longest * examples.slots.shape[1] + (batch_size - longest) * slots  # slots of both blocks
-    best = work.argmin()
-    return Room(statements, int(longest[best]), int(slots[best]))
+    batches = [examples.slots[random.randint(len(examples), size=batch_size)] for _ in range(samples)]
+    sizes = np.array([[len(np.unique(slots)) + 1, np.count_nonzero(slots)] for slots in batches])
+    return Room(*(-(-int(size) // 32) * 32 for size in sizes.mean(axis=0) + 5 * sizes.std(axis=0)))
 
 
 def batches(
@@ -90,8 +76,8 @@ def batches(
         batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
         seed: seed of shuffling, noise and dropout.
         first_epoch: number of the first epoch.
-        room: `Room` for each batch; a batch that needs more gets the largest possible sizes. None leaves the sizes
-            free, with one block.
+        room: `Room` to which each batch is padded; a batch with more is padded to the largest possible number. None
+            leaves the numbers free.
         gradient_noise: (length, standard deviation) of a vector of Gaussian noise for each batch: a window at a random
             place of one table, as drawing each number would cost more than the rest of the step (the noise table of
             Salimans et al., 2017, arXiv:1703.03864, section 2.1).
@@ -130,19 +116,13 @@ def batches(
         rows = tf.gather(slots, chosen)  # (B, M)
         if time_noise:
             rows = insert_empty_slots(rows, time_noise, seed=(keys["time noise"], step))
-        if room is not None:  # the longest first
-            last = tf.reduce_max(tf.where(rows > 0, tf.range(1, memory_size + 1), 0), axis=1)
-            longest_first = tf.argsort(last, direction="DESCENDING", stable=True)
-            rows, chosen, weight = (tf.gather(part, longest_first) for part in (rows, chosen, weight))
         distinct, place = tf.unique(tf.concat([[0], tf.reshape(rows, [-1])], 0))  # the empty statement first
         key_slots = tf.reshape(place[1:], (batch_size, memory_size))
+        occupied = tf.cast(tf.where(tf.reshape(key_slots, [-1]) > 0)[:, 0], tf.int32)  # (R,)
         if room is not None:
-            size = tf.size(distinct)
-            padded = tf.where(size <= room.statements, room.statements, batch_size * memory_size + 1)
-            distinct = tf.pad(distinct, [[0, padded - size]])
-            fits = tf.reduce_all(key_slots[room.longest :, room.slots :] == 0)
-            slots_of_others = tf.where(fits, room.slots, memory_size)
-            key_slots = key_slots[: room.longest], key_slots[room.longest :, :slots_of_others]
+            all_slots = batch_size * memory_size
+            distinct = pad_to(distinct, room.statements, all_slots + 1, 0)
+            occupied = pad_to(occupied, room.slots, all_slots, all_slots)
         statements, questions = tf.gather(table, distinct), tf.gather(query, chosen)  # (U, J), (B, J)
         dropout_begun = tf.cast(step >= dropout_from * steps, tf.float32)
         if word_dropout:
@@ -153,7 +133,7 @@ def batches(
 
             statements = drop_words(statements, "statement dropout")
             questions = drop_words(questions, "question dropout")
-        inputs = {"statements": statements, "key_slots": key_slots, "query": questions}
+        inputs = {"statements": statements, "key_slots": key_slots, "occupied_slots": occupied, "query": questions}
         if state_dropout:
             rate = dropout_begun * state_dropout
             kept = tf.random.stateless_uniform((batch_size, *state_shape), (keys["state dropout"], step)) >= rate
@@ -171,6 +151,12 @@ def batches(
         .map(batch, num_parallel_calls=1, deterministic=True)
         .prefetch(16)
     )
+
+
+def pad_to(vector, room, largest, value):
+    """Pads a vector with a value to the length `room`, or to `largest` if it is longer than `room`."""
+    size = tf.size(vector)
+    return tf.pad(vector, [[0, tf.where(size <= room, room, largest) - size]], constant_values=value)
 
 
 def insert_empty_slots(slots, share, seed):

@@ -1,8 +1,8 @@
 """Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126): position encoding, readers, hops, answer.
 
 The file reads from leaf to root: position encoding, the two readers, one hop, the network. Letters in comments on
-shapes: B examples, M memory slots, U distinct statements, J words of a sentence, V words of the vocabulary,
-E embedding size, F feature size, H hops.
+shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a sentence, V words
+of the vocabulary, E embedding size, F feature size, H hops.
 """
 
 import keras
@@ -144,7 +144,8 @@ class KeyValueHop(keras.layers.Layer):
 
     A key or value is the reading of a statement (`keys`, `values`) plus the time of its slot (`key_time`,
     `value_time`). The two parts stay apart because times are the same for every example of a batch, and because the
-    reading of an empty slot is zero: the readings may end at the last occupied slot of all examples.
+    readings of empty slots are zero: only the R occupied slots of a batch are addressed and read by content, which
+    costs what the statements in a batch cost, not what its padding would.
 
     With p the attention, o the vector read, u the state and * the element-wise product, the new state is u' or, if
     `projected`, R u':
@@ -177,12 +178,13 @@ class KeyValueHop(keras.layers.Layer):
             bias = "ones" if self.gates == 2 else "zeros"
             self.gate_bias = self.add_weight(name="gate_bias", shape=(self.gates * F,), initializer=bias)
 
-    def call(self, state, keys, values, key_time, value_time, occupied=None, linear=None):
+    def call(self, state, keys, values, slots, key_time, value_time, occupied=None, linear=None):
         """`p = softmax_m(k_m . u)`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
-            keys, values: (B, m, F) for the first m <= M slots; all others are empty.
+            keys, values: (R, F), readings of statements.
+            slots: (R,) the slot b M + m of each reading in the batch, in ascending order.
             key_time, value_time: (M, F).
             occupied: (B, M) bool, which slots may be attended; None for all.
             linear: scalar bool tensor; if true, p is linear in the scores, without the softmax; None for never.
@@ -190,16 +192,18 @@ class KeyValueHop(keras.layers.Layer):
         Returns:
             The new state (B, F) and the attention p (B, M).
         """
-        content_scores = ops.squeeze(keys @ ops.expand_dims(state, -1), -1)  # (B, m)
-        empty = key_time.shape[0] - ops.shape(keys)[1]
-        scores = ops.pad(content_scores, [[0, 0], [0, empty]]) + state @ ops.transpose(key_time)  # (B, M)
+        batch_size, memory_size = ops.shape(state)[0], key_time.shape[0]
+        example = slots // memory_size
+        content_scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
+        content_scores = ops.segment_sum(content_scores, slots, num_segments=batch_size * memory_size)
+        scores = ops.reshape(content_scores, (batch_size, memory_size)) + state @ ops.transpose(key_time)
         attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE))
         if linear is not None:
             attention = ops.where(linear, self.without_softmax(scores, occupied), attention)
         if occupied is not None:  # nothing is read from an empty memory
             attention = attention * ops.cast(occupied, scores.dtype)
-        content_attention = ops.expand_dims(attention[:, : ops.shape(values)[1]], 1)
-        read = ops.squeeze(content_attention @ values, 1) + attention @ value_time  # (B, F)
+        weights = ops.expand_dims(ops.take(ops.reshape(attention, (-1,)), slots), -1)  # (R, 1)
+        read = ops.segment_sum(weights * values, example, num_segments=batch_size) + attention @ value_time  # (B, F)
         state = self.update(state, read)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
 
@@ -347,10 +351,10 @@ class MemN2N_KV(keras.Model):
             inputs: a dict of word ids in one of two forms. Padded: `memory_key` (B, M, J), `query` (B, J) and, if
                 values differ from keys, `memory_value` (B, M, J). Compact, in which each distinct statement is read
                 once: `statements` (U, J), row 0 being the empty statement, `key_slots` (B, M) with the row of each
-                slot's key, `query` (B, J) and, if values differ from keys, `value_slots` (B, M). The slots may also be
-                a tuple of blocks (B1, M1), (B2, M2), ... for the first B1 examples, the next B2, ..., each without the
-                slots after its last occupied one: the work is then in proportion to the blocks. In either form an
-                optional `state_mask` (B, H, F) multiplies the state before each hop (dropout).
+                slot's key, `query` (B, J) and, if values differ from keys, `value_slots` (B, M). The compact form may
+                have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
+                other slots then cost next to nothing. In either form an optional `state_mask` (B, H, F) multiplies
+                the state before each hop (dropout).
             training: apply dropout to readings.
             return_attention: also return the attention of each hop.
             linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops use
@@ -359,46 +363,34 @@ class MemN2N_KV(keras.Model):
         Returns:
             Logits (B, V); with `return_attention`, logits and the attention (B, H, M).
         """
-        statements, key_blocks, value_blocks = self._slots(inputs)
+        statements, key_slots, value_slots, occupied = self._slots(inputs)
         state, readings = self._read(inputs["query"], statements, training)
-        readings = ops.concatenate(readings, axis=1)  # (U, F) or, if adjacent, (U, (H + 1) F), for one look-up
-        outcomes, start = [], 0
-        for key_slots, value_slots in zip(key_blocks, value_blocks, strict=True):
-            examples = slice(start, start + ops.shape(key_slots)[0])
-            mask = inputs["state_mask"][examples] if "state_mask" in inputs else None
-            outcomes.append(self._hops(state[examples], readings, key_slots, value_slots, mask, linear))
-            start = examples.stop
-        state, attention = (ops.concatenate(parts, axis=0) for parts in zip(*outcomes, strict=True))
-        logits = self._answer(state)
-        return (logits, attention) if return_attention else logits
+        size = ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
+        slots = inputs.get("occupied_slots", ops.arange(size))  # (R,)
 
-    def _hops(self, state, readings, key_slots, value_slots, mask, linear):
-        """The last state (B, F) and the attention (B, H, M) of a block of examples.
+        def at_slots(rows):  # the readings of each hop, (R, F), from one look-up; padding reads the empty statement
+            rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
+            return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=1)
 
-        Args:
-            state: (B, F), the question.
-            readings: (U, F) or, if adjacent, (U, (H + 1) F).
-            key_slots, value_slots: (B, m) rows of the readings; values None for those of the keys.
-            mask: (B, H, F), by which the state is multiplied before each hop, or None.
-            linear: see `call`.
-        """
+        keys = at_slots(key_slots)
+        values = keys if value_slots is None else at_slots(value_slots)
+        slots = ops.minimum(slots, size - 1)
 
-        def look_up(slots):  # a list of one or, if adjacent, H + 1 of (B, m, F)
-            return ops.split(ops.take(readings, slots, axis=0), readings.shape[1] // self.state_size, axis=-1)
-
-        keys = look_up(key_slots)
-        values = keys if value_slots is None else look_up(value_slots)
-        occupied = None
-        if self.mask_padding:
-            empty = self.config["memory_size"] - ops.shape(key_slots)[1]
-            occupied = ops.pad(ops.not_equal(key_slots, 0), [[0, 0], [0, empty]])
         attentions = []
         for h, (hop, key_time, value_time) in enumerate(zip(self.hop_layers, *self._times(), strict=True)):
-            key, value = (keys[0], values[0]) if self.shared else (keys[h], values[h + 1])
-            state = state if mask is None else state * mask[:, h]
-            state, attention = hop(state, key, value, key_time, value_time, occupied, linear)
+            state, attention = hop(
+                state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
+                keys[0 if self.shared else h],
+                values[0 if self.shared else h + 1],
+                slots,
+                key_time,
+                value_time,
+                occupied if self.mask_padding else None,
+                linear,
+            )
             attentions.append(attention)
-        return state, ops.stack(attentions, axis=1)
+        logits = self._answer(state)
+        return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
     def _read(self, query, statements, training):
         """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
@@ -427,20 +419,19 @@ class MemN2N_KV(keras.Model):
         return (state @ self.B) @ ops.transpose(_with_nil(self.W_memory))
 
     def _slots(self, inputs):
-        """Statements (U, J), and blocks of rows of keys and values (B, m); values None for those of the keys."""
+        """Statements (U, J), rows of keys and, if they differ, values (B, M), and occupancy (B, M)."""
         if "statements" in inputs:
-            statements, slots = inputs["statements"], [inputs["key_slots"], inputs.get("value_slots")]
-        else:  # each occupied slot has a row of its own, after that of the empty statement
-            statements, slots, rows = [ops.zeros_like(inputs["query"][:1])], [], 1
-            for memory in (inputs["memory_key"], inputs.get("memory_value", inputs["memory_key"])):
-                shape = ops.shape(memory)
-                statements.append(ops.reshape(memory, (-1, shape[2])))
-                numbers = ops.reshape(ops.arange(rows, rows + shape[0] * shape[1]), shape[:2])
-                slots.append(ops.where(ops.any(ops.not_equal(memory, 0), axis=-1), numbers, 0))
-                rows += shape[0] * shape[1]
-            statements = ops.concatenate(statements, axis=0)
-        key_blocks, value_blocks = (block if isinstance(block, (tuple, list)) else (block,) for block in slots)
-        return statements, key_blocks, value_blocks if slots[1] is not None else (None,) * len(key_blocks)
+            key_slots = inputs["key_slots"]
+            return inputs["statements"], key_slots, inputs.get("value_slots"), ops.not_equal(key_slots, 0)
+        keys, values = inputs["memory_key"], inputs.get("memory_value")
+        shape, sentence_size = ops.shape(keys)[:2], keys.shape[-1]
+        occupied = ops.any(ops.not_equal(keys, 0), axis=-1)
+        key_slots = ops.reshape(ops.arange(shape[0] * shape[1]), shape)
+        statements = ops.reshape(keys, (-1, sentence_size))
+        if values is None:
+            return statements, key_slots, None, occupied
+        statements = ops.concatenate([statements, ops.reshape(values, (-1, sentence_size))], axis=0)
+        return statements, key_slots, key_slots + shape[0] * shape[1], occupied
 
 
 def _with_nil(weights):

@@ -110,7 +110,7 @@ class Trainer(keras.Model):
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
         self.loss_tracker = keras.metrics.Mean(name="loss")
         words, slots = (None, network.config["sentence_size"]), (None, network.config["memory_size"])
-        shapes = {"statements": words, "key_slots": slots, "query": words}
+        shapes = {"statements": words, "key_slots": slots, "occupied_slots": (None,), "query": words}
         signature = {name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()}
         self.logits = tf.function(self._logits, input_signature=[signature], autograph=False)
         self.built = True
@@ -303,7 +303,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
-        room=room_of_batches(corpus.training, batch_size, flags.time_noise) if jit_compile else None,
+        room=room_of_batches(corpus.training, batch_size) if jit_compile else None,
         gradient_noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
         time_noise=flags.time_noise,
         word_dropout=flags.word_dropout,

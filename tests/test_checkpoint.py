@@ -30,7 +30,6 @@ from flags import InputError
 
 ROWS = [["1", "0.5000", "0.6000", "0.7000"], ["2", "0.1000", "0.2000", "0.3000"]]
 LINES = "1,0.5000,0.6000,0.7000\n2,0.1000,0.2000,0.3000\n"
-DROPOUT = "--keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1"
 
 
 class Killed(BaseException):
@@ -129,11 +128,10 @@ def refusal(*arguments, script=single):
 @pytest.mark.parametrize(
     "more",
     [
-        f"--reader simple_gru {DROPOUT}",
+        "--keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1",
         "--optimizer sgd --linear_start 4 --tying adjacent --gates 2",
-        f"--jit_compile on {DROPOUT}",
     ],
-    ids=["gru", "linear start", "compiled"],
+    ids=["dropout", "linear start"],
 )
 def test_a_run_that_is_stopped_twice_ends_in_the_same_bytes(more, small, uninterrupted, monkeypatch):
     expected = uninterrupted(more, "--task_id 1")
@@ -162,7 +160,7 @@ def test_a_run_that_is_stopped_in_each_of_its_models_ends_in_the_same_bytes(smal
 
 def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(small):
     """The first write makes the run; a kill before it leaves nothing to continue."""
-    small += " --task_id 1 --epochs 2 --evaluation_interval 1"
+    small += " --task_id 1 --epochs 2"
     run(single, small)
     expected, names = results(), sorted(os.listdir(run_folder()))
     for write in range(2, 100):
@@ -177,7 +175,7 @@ def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(sm
         run(single, small, "--resume")
         assert results() == expected and not temporary_files(), write
         assert sorted(os.listdir(run_folder())) == names, write
-    assert write > 12
+    assert write > 9
 
 
 def test_a_run_is_continued_under_another_name_of_its_folder(small, uninterrupted, tmp_path, monkeypatch):
@@ -265,7 +263,7 @@ def test_a_signal_ends_a_run_while_tensorflow_computes(tmp_path, monkeypatch):
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 3
     folder = run_folder()
     script = ROOT / "single.py"
     expected = f"\nsingle.py: stopped; continue with: python {script} --resume {Path('logs') / folder.name}\n"
@@ -281,7 +279,7 @@ def test_a_signal_ends_the_processes_of_a_run(small):
     begin = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)  # to the end of the last process, which has the pipes too
-    assert time.monotonic() - begin < 2.5
+    assert time.monotonic() - begin < 3
     assert process.returncode == 143 and errors.count("\n") == 2
     assert "stopped; continue with: python" in errors
     for name in ("state_task1_seed7.npz", "state_task1_seed8.npz"):
@@ -451,14 +449,20 @@ def fill(place):
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "call"),
-    [(checkpoint, "save_state", 1), (checkpoint, "save_state", 5), (training, "score", 1), (experiment, "finish", 1)],
+    ("module", "name", "call", "tasks"),
+    [
+        (checkpoint, "save_state", 1, "1"),
+        (checkpoint, "save_state", 5, "1,2"),
+        (training, "score", 1, "1"),
+        (experiment, "finish", 1, "1"),
+    ],
     ids=["first state", "second model", "model", "scores"],
 )
 def test_a_full_disk_is_one_sentence_and_the_run_continues(
-    module, name, call, small_disk, small, uninterrupted, monkeypatch
+    module, name, call, tasks, small_disk, small, uninterrupted, monkeypatch
 ):
-    expected = uninterrupted()
+    expected = uninterrupted(f"--task_id {tasks}")
+    small += f" --task_id {tasks}"
     monkeypatch.chdir(small_disk)
     with at_call(module, name, call, lambda: fill(small_disk)), pytest.raises(InputError) as caught:
         run(single, small)
@@ -549,7 +553,7 @@ def test_numbers_that_are_not_finite_keep_the_last_good_state(small, monkeypatch
 
 
 def test_memory_does_not_grow_and_nothing_is_left_open(small, monkeypatch):
-    """Over hundreds of epochs, a tenth of which are reported and saved."""
+    """Over hundreds of epochs, a fifth of which are reported and saved."""
 
     def resident():
         gc.collect()
@@ -562,16 +566,16 @@ def test_memory_does_not_grow_and_nothing_is_left_open(small, monkeypatch):
     run(single, small, "--task_id 1")
     before, sizes = left_open(), []
 
-    def note_size(*_):
-        if len(sizes) % 10 == 0:
-            sizes.append(resident())
-        else:
-            sizes.append(sizes[-1])
-
     save_state = checkpoint.save_state
-    monkeypatch.setattr(checkpoint, "save_state", lambda *arguments: (save_state(*arguments), note_size()))
-    run(single, small, "--task_id 1 --epochs 600 --evaluation_interval 10 --log_dir long")
-    assert len(sizes) == 60 and sizes[-1] - sizes[10] < 8, sizes  # MB
+
+    def save_and_measure(path, state):
+        save_state(path, state)
+        if state.epoch % 50 == 0:
+            sizes.append(resident())
+
+    monkeypatch.setattr(checkpoint, "save_state", save_and_measure)
+    run(single, small, "--task_id 1 --epochs 300 --evaluation_interval 5 --log_dir long")
+    assert len(sizes) == 6 and sizes[-1] - sizes[0] < 6, sizes  # MB
     assert all(now <= then for now, then in zip(left_open(), before, strict=True))
     assert not temporary_files()
 
@@ -609,6 +613,6 @@ def test_keras_backup_is_not_atomic(tmp_path, monkeypatch):
 
 def test_killed_runs_end_in_the_same_bytes(tmp_path):
     """The short form of `tools/kill_runs.py`."""
-    equal, failures, kills, _ = kill_runs.kill_runs(tmp_path, 2, cases=["single, bow"], say=lambda line: None)
+    equal, failures, kills, _ = kill_runs.kill_runs(tmp_path, 1, cases=["single, bow"], say=lambda line: None)
     assert not failures, failures[0]
-    assert equal == 2 <= kills
+    assert equal == 1 <= kills

@@ -517,9 +517,10 @@ def test_mean_of_the_linear_start_counts_the_slots_that_may_be_attended():
     hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention="mean")
     start = keras.ops.convert_to_tensor(True)
     scores = np.einsum("bme,be->bm", keys + times, state)
-    _, attention = hop(state, keys, keys, times, times, linear=start)
+    keys, slots = keys.reshape(2 * M, E), np.arange(2 * M)
+    _, attention = hop(state, keys, keys, slots, times, times, linear=start)
     np.testing.assert_allclose(attention, scores / M, rtol=1e-4)
-    _, attention = hop(state, keys, keys, times, times, occupied=occupied, linear=start)
+    _, attention = hop(state, keys, keys, slots, times, times, occupied=occupied, linear=start)
     np.testing.assert_allclose(attention, np.where(occupied, scores / 2, 0), rtol=1e-4)
 
 

@@ -110,24 +110,24 @@ def test_the_network_is_trained_when_callbacks_are_called(corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "jit_compile"),
     [
-        "--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1",
-        "--optimizer sgd --linear_start 2 --tying adjacent --gates 2",
+        ("--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1", False),
+        ("--linear_start 2 --tying adjacent --gates 2", True),
     ],
+    ids=["plain", "compiled"],
 )
-def test_a_training_continues_from_its_state(text, small_corpus):
-    flags = small_flags(f"{text} --epochs 4")
+def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
+    flags = small_flags(f"{text} --epochs 3")
     corpus = data_utils.load_corpus(small_corpus, [1], 20, time_noise=flags.time_noise, random_state=1)
     states = []
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: states.append(callback.model.state()))
-    whole = training.train(flags, corpus, seed=3, callbacks=[callback])
-    for epoch in (1, 3):
-        continued = training.train(flags, corpus, seed=3, first_epoch=epoch, state=states[epoch - 1])
-        assert continued.state().keys() == states[-1].keys()
-        for name, array in continued.state().items():
-            np.testing.assert_array_equal(array, states[-1][name])
-        np.testing.assert_array_equal(continued.answers(corpus.testing), whole.answers(corpus.testing))
+    whole = training.train(flags, corpus, 3, jit_compile, callbacks=[callback])
+    continued = training.train(flags, corpus, 3, jit_compile, first_epoch=1, state=states[0])
+    assert continued.state().keys() == states[-1].keys()
+    for name, array in continued.state().items():
+        np.testing.assert_array_equal(array, states[-1][name])
+    np.testing.assert_array_equal(continued.answers(corpus.testing), whole.answers(corpus.testing))
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(corpus):
