@@ -29,7 +29,8 @@ from flags import HERE, TASKS, InputError, Parser, count, folder, number, run_co
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
 # Sizes that a file may ask for; the weights for them must be in the file, too.
-LARGEST = dict(sentence_size=10_000, memory_size=10_000, embedding_size=2_000, feature_size=2_000, hops=100)
+LARGEST = dict(sentence_size=10_000, memory_size=10_000, embedding_size=2_000, feature_size=2_000)
+LARGEST |= dict(hops=100, inner_hops=100)
 LARGEST_CONFIG, LARGEST_FILE = 10_000_000, 1_000_000_000  # bytes
 BATCH_SIZE = 500
 TOP = 4  # likeliest words to give
@@ -110,9 +111,9 @@ def _stored_bytes(weights):
 def _check_config(config):
     """Raises `_Unusable` unless the sizes, the vocabulary and the tasks of a configuration make sense."""
     for name, largest in LARGEST.items():
-        size = config.get(name)
-        if type(size) is not int or not 1 <= size <= largest:
-            raise _Unusable(f"a configuration in which {name} is not a whole number from 1 to {largest}")
+        size, least = config.get(name, 0), 0 if name == "inner_hops" else 1
+        if type(size) is not int or not least <= size <= largest:
+            raise _Unusable(f"a configuration in which {name} is not a whole number from {least} to {largest}")
     words = config.get("vocabulary")
     is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
     if not is_list or len({*words}) + 1 != config.get("vocab_size") or data_utils.UNKNOWN not in words:

@@ -116,9 +116,8 @@ def train_model(job):
     elif os.path.exists(history_path):  # written after the first state: a run never silently restarts
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
     progress_bar = sys.stdout.isatty() and not job.parallel
-    report = training.Report(
-        corpus, flags.epochs, flags.evaluation_interval, flags.linear_start, job.heading(), progress_bar
-    )
+    schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
+    report = training.Report(corpus, *schedule, job.heading(), progress_bar)
     report.rows = state.history
     if report.rows:  # a kill may have come between the state and the history
         files.write(history_path, scores.csv_bytes(report.rows, report.columns))

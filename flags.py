@@ -19,7 +19,8 @@ READERS = ("bow", "simple_gru")
 TYINGS = ("shared", "adjacent")
 ENCODINGS = ("padded", "length")
 GATES = (0, 1, 2)
-LINEAR_ATTENTIONS = ("sum", "mean")
+ATTENTIONS = ("softmax", "walk")
+LINEAR_ATTENTIONS = ("sum", "mean", "capped")
 OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
 JIT_COMPILE = ("auto", "on", "off")
@@ -248,24 +249,27 @@ class RecipeParser(Parser):
             flags: the parsed flags, which are changed.
             typed: names of flags on the command line itself; for these, a line says that they have no effect.
         """
-        for name in ("linear_start", "decay_epochs"):
+        for name in ("linear_start", "linear_end", "decay_epochs"):
             value = getattr(flags, name)
             if value and value < 1:
                 setattr(flags, name, max(1, round(value * flags.epochs)))
-        if flags.linear_start >= flags.epochs and flags.resume is None:
-            self.error(f"--linear_start {flags.linear_start} must be less than --epochs {flags.epochs}")
         bow = flags.reader == "bow"
         no_effect = {
             "feature_size": bow and flags.tying == "adjacent" and "adjacent tying uses --embedding_size for features",
             "encoding": not bow and "only the bag of words has a position encoding",
             "epsilon": flags.optimizer == "sgd" and "SGD has no epsilon",
             "linear_attention": not flags.linear_start and "there is no linear start",
+            "linear_end": not flags.linear_start and "there is no linear start",
         }
+        in_effect = {"feature_size": flags.embedding_size, "linear_end": 0}
         for name, reason in no_effect.items():
             if reason and name in typed:
                 print(f"note: --{name} has no effect: {reason}.", file=sys.stderr)
             if reason:
-                setattr(flags, name, flags.embedding_size if name == "feature_size" else UNUSED)
+                setattr(flags, name, in_effect.get(name, UNUSED))
+        if flags.linear_start + flags.linear_end >= flags.epochs and flags.resume is None:
+            both = f"--linear_start {flags.linear_start} plus --linear_end {flags.linear_end}"
+            self.error(f"{both} must be less than --epochs {flags.epochs}")
 
 
 class _Instead(argparse.Action):
@@ -304,6 +308,8 @@ def training_parser(description, **defaults):
     add("--embedding_size", type=size, help="size of a word vector")
     add("--feature_size", type=size, help="size of keys, values and state")
     add("--hops", type=size, default=3, help="how often the memory is read")
+    add("--attention", choices=ATTENTIONS, default="softmax", help="of hops: softmax over slots, or walks to matches")
+    add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
     add("--memory_size", type=size, help="slots of the memory at most; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
     add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's adjacent tying")
@@ -331,7 +337,8 @@ def training_parser(description, **defaults):
     )
     add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="decay factor of the learning rate")
     add("--linear_start", type=epochs_or_none, default=0, help="first epochs, or share, without softmax, at half rate")
-    add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: scores, or scores / slots")
+    add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: s, s / slots, 10 s / slots")
+    add("--linear_end", type=epochs_or_none, default=0, help="epochs, or share, after it in which it fades out")
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="epsilon of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
     add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="norm to which gradients are clipped")

@@ -1,8 +1,8 @@
 """Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126): position encoding, readers, hops, answer.
 
-The file reads from leaf to root: position encoding, the two readers, one hop, the network. Letters in comments on
-shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a sentence, V words
-of the vocabulary, E embedding size, F feature size, H hops.
+The file reads from leaf to root: position encoding, the two readers, the walk, one hop, the network. Letters in
+comments on shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a
+sentence, V words of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
 """
 
 import keras
@@ -14,14 +14,22 @@ CHOICES = {
     "tying": ("shared", "adjacent"),
     "gates": (0, 1, 2),
     "encoding": ("padded", "length"),
-    "linear_attention": ("sum", "mean"),
+    "linear_attention": ("sum", "mean", "capped"),
+    "attention": ("softmax", "walk"),
 }
 MASKED_SCORE = -1e9  # score of masked slots, whose softmax is 0
+SOFTMAX, FIRST_WALK, WALK = ("softmax",), ("softmax", "newest"), ("newest", "back", "forth")  # heads of a hop
+INNER_GATE_BIASES = (-1.0, 3.0)  # an inner hop, which joins after the linear start, changes little at first
 
 
 def normal():
     """The initializer of MemN2N, section 4.2: N(0, 0.1). One initializer gives every weight the same numbers."""
     return keras.initializers.RandomNormal(stddev=0.1)
+
+
+def constant(values):
+    """The initializer that returns these values."""
+    return lambda shape, dtype=None: ops.reshape(ops.convert_to_tensor(values, dtype), shape)
 
 
 def position_encoding(sentence_size, embedding_size):
@@ -139,6 +147,33 @@ class GruReader(keras.layers.Layer):
         return [state]
 
 
+def shifted(x, slots=1):
+    """x (..., M) moved by some slots along its last axis; zeros come in at slot 0."""
+    return ops.concatenate([ops.zeros_like(x[..., :slots]), x[..., :-slots]], axis=-1)
+
+
+def walk(match, start):
+    """Where walkers stop that go from slot to slot, from 0 to M - 1, until a slot matches.
+
+    With z the match and q the start, the mass that reaches slot m is `mass_m = (1 - z_{m-1}) mass_{m-1} + q_m`, and
+    `p_m = z_m mass_m` of it stops there. The recurrence is solved by doubling (Hillis & Steele, 1986): after round r,
+    the mass at each slot includes what comes from the 2^r - 1 slots before it.
+
+    Args:
+        match: (..., M), the probability in 0..1 of stopping at each slot.
+        start: (..., M), the mass that begins at each slot.
+
+    Returns:
+        The mass that stops at each slot, (..., M); the rest of what begins walks off the end.
+    """
+    mass, passing, distance = start, shifted(1 - match), 1
+    while distance < match.shape[-1]:
+        mass = mass + passing * shifted(mass, distance)
+        passing = passing * shifted(passing, distance)
+        distance *= 2
+    return match * mass
+
+
 class KeyValueHop(keras.layers.Layer):
     """One hop: address the keys, read the values, update the state (KV-MemNN, section 3.1).
 
@@ -156,18 +191,39 @@ class KeyValueHop(keras.layers.Layer):
     - two gates: `g, f = sigmoid(G u + b)`, `u' = g * o + f * u`. Their biases start at 1, which is near the plain
       sum: the hop learns what to forget.
 
+    The attention is that of one head, or mixes several: `p = sum_i softmax(C u + c)_i p_i`. The head "softmax" is the
+    softmax of the scores. The others walk over the slots (see `walk`) and stop at the first that matches,
+    `z_m = sigmoid(k_m . Z u + b)` without times, which works at any distance, as in QRN (Seo et al., 2017,
+    arXiv:1606.04582) and stick-breaking attention. They differ in where they start:
+
+    - "newest": at slot 0, the newest, which finds the last match in the story;
+    - "back": behind where the hop before looked, towards older slots, which finds the nearest match before it;
+    - "forth": in front of where the hop before looked, towards newer slots, which finds the nearest match after it.
+
     Args:
         feature_size: F.
         gates: 0, 1 or 2.
         projected: multiply the new state by R, as KV-MemNN does.
-        linear_attention: the attention without softmax: "sum" for the scores s (MemN2N), "mean" for s / n with n the
-            number of slots that may be attended, so that the norm of what is read does not grow with the story.
+        linear_attention: the attention of the linear start: "sum" for the scores s (MemN2N), "mean" for s / n with n
+            the number of slots that may be attended, so that the norm of what is read does not grow with the story,
+            "capped" for s / max(1, n / 10), the sum in stories of up to ten slots and ten times the mean beyond.
+        heads: `SOFTMAX`, `FIRST_WALK` or `WALK`.
+        gate_biases: initial values of the biases of two gates, g and f.
     """
 
-    def __init__(self, feature_size, gates=0, projected=True, linear_attention="sum", **kwargs):
+    def __init__(
+        self,
+        feature_size,
+        gates=0,
+        projected=True,
+        linear_attention="sum",
+        heads=SOFTMAX,
+        gate_biases=(1.0, 1.0),
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.feature_size, self.gates, self.projected = feature_size, gates, projected
-        self.linear_attention = linear_attention
+        self.linear_attention, self.heads, self.gate_biases = linear_attention, heads, gate_biases
 
     def build(self, *shapes):
         F = self.feature_size
@@ -175,44 +231,88 @@ class KeyValueHop(keras.layers.Layer):
             self.R = self.add_weight(name="R", shape=(F, F))
         if self.gates:
             self.G = self.add_weight(name="G", shape=(F, self.gates * F), initializer=normal())
-            bias = "ones" if self.gates == 2 else "zeros"
-            self.gate_bias = self.add_weight(name="gate_bias", shape=(self.gates * F,), initializer=bias)
+            biases = np.repeat(self.gate_biases if self.gates == 2 else [0.0], F)
+            self.gate_bias = self.add_weight(name="gate_bias", shape=biases.shape, initializer=constant(biases))
+        if len(self.heads) > 1:
+            self.Z = self.add_weight(name="Z", shape=(F, F), initializer="identity")
+            self.b = self.add_weight(name="b", shape=(), initializer=constant(-2.0))
+            self.C = self.add_weight(name="C", shape=(F, len(self.heads)), initializer=normal())
+            self.c = self.add_weight(name="c", shape=(len(self.heads),), initializer="zeros")
 
-    def call(self, state, keys, values, slots, key_time, value_time, occupied=None, linear=None):
-        """`p = softmax_m(k_m . u)`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
+    def call(self, state, keys, values, slots, before, key_time=None, value_time=None, occupied=None, linear=False):
+        """`p_m` from the scores `k_m . u`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
             keys, values: (R, F), readings of statements.
             slots: (R,) the slot b M + m of each reading in the batch, in ascending order.
-            key_time, value_time: (M, F).
+            before: (B, M), the attention of the hop before; zeros for the first.
+            key_time, value_time: (M, F); None for an inner hop, which has no times.
             occupied: (B, M) bool, which slots may be attended; None for all.
-            linear: scalar bool tensor; if true, p is linear in the scores, without the softmax; None for never.
+            linear: the share of `linear_attention` in the attention: False for none, True for all, or a scalar tensor
+                in 0..1. Inner hops have no linear attention.
 
         Returns:
-            The new state (B, F) and the attention p (B, M).
+            The new state (B, F) and the attention (B, M), without its linear part unless `linear` is True.
         """
-        batch_size, memory_size = ops.shape(state)[0], key_time.shape[0]
+        batch_size, memory_size = ops.shape(before)
         example = slots // memory_size
-        content_scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
-        content_scores = ops.segment_sum(content_scores, slots, num_segments=batch_size * memory_size)
-        scores = ops.reshape(content_scores, (batch_size, memory_size)) + state @ ops.transpose(key_time)
-        attention = ops.softmax(scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE))
-        if linear is not None:
-            attention = ops.where(linear, self.without_softmax(scores, occupied), attention)
-        if occupied is not None:  # nothing is read from an empty memory
-            attention = attention * ops.cast(occupied, scores.dtype)
-        weights = ops.expand_dims(ops.take(ops.reshape(attention, (-1,)), slots), -1)  # (R, 1)
-        read = ops.segment_sum(weights * values, example, num_segments=batch_size) + attention @ value_time  # (B, F)
-        state = self.update(state, read)
+
+        def content_scores(state):  # (B, M)
+            scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
+            scores = ops.segment_sum(scores, slots, num_segments=batch_size * memory_size)
+            return ops.reshape(scores, (batch_size, memory_size))
+
+        def visible(attention):  # nothing is read from an empty memory
+            return attention if occupied is None else attention * ops.cast(occupied, attention.dtype)
+
+        scores = content_scores(state)
+        if key_time is not None:
+            scores = scores + state @ ops.transpose(key_time)
+        if linear is not False:
+            linear_attention = visible(self.without_softmax(scores, occupied))
+        if linear is True:
+            attention = read_attention = linear_attention
+        else:
+            attention = visible(ops.softmax(scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE)))
+            if self.heads != SOFTMAX:
+                match = visible(ops.sigmoid(content_scores(state @ self.Z) + self.b))
+                attention = self.mix(state, attention, match, before)
+            read_attention = attention if linear is False else (1 - linear) * attention
+            if linear is not False and key_time is not None:
+                read_attention += linear * linear_attention
+        weights = ops.expand_dims(ops.take(ops.reshape(read_attention, (-1,)), slots), -1)  # (R, 1)
+        read = ops.segment_sum(weights * values, example, num_segments=batch_size)  # (B, F)
+        state = self.update(state, read if value_time is None else read + read_attention @ value_time)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
+
+    def mix(self, state, softmax, match, before):
+        """The attention (B, M) of all heads together.
+
+        Args:
+            state: u, (B, F).
+            softmax: (B, M), the attention of the head "softmax".
+            match: z, (B, M).
+            before: (B, M), the attention of the hop before.
+        """
+        newest = ops.zeros_like(match) + ops.one_hot(0, match.shape[1])
+        if "softmax" in self.heads:
+            attentions = [softmax, walk(match, newest)]
+        else:  # forth is back in the mirror
+            matches = ops.stack([match, match, ops.flip(match, axis=1)], axis=1)  # (B, 3, M)
+            starts = ops.stack([newest, shifted(before), shifted(ops.flip(before, axis=1))], axis=1)
+            newest, back, forth = ops.unstack(walk(matches, starts), axis=1)
+            attentions = [newest, back, ops.flip(forth, axis=1)]
+        shares = ops.softmax(state @ self.C + self.c)  # (B, heads)
+        return sum(shares[:, i : i + 1] * attention for i, attention in enumerate(attentions))
 
     def without_softmax(self, scores, occupied):
         """The attention p (B, M) of the linear start, from scores (B, M) and `occupied` (B, M) or None."""
         if self.linear_attention == "sum":
             return scores
         slots = ops.ones_like(scores) if occupied is None else ops.cast(occupied, scores.dtype)
-        return scores / ops.maximum(ops.sum(slots, axis=1, keepdims=True), 1)
+        count = ops.sum(slots, axis=1, keepdims=True)  # (B, 1)
+        return scores / ops.maximum(count / 10 if self.linear_attention == "capped" else count, 1)
 
     def update(self, state, read):
         """The state u' (B, F) after reading o (B, F) in state u (B, F)."""
@@ -246,7 +346,11 @@ class MemN2N_KV(keras.Model):
         keep_prob: share of the readers' output that dropout keeps in training. A statement that stands in several
             slots of a batch is read once and loses the same features in all of them.
         mask_padding: keep empty slots out of the softmax.
-        linear_attention: "sum" or "mean", the attention of a linear call; see `KeyValueHop`.
+        linear_attention: "sum", "mean" or "capped", the attention of the linear start; see `KeyValueHop`.
+        attention: "softmax", or "walk": the first hop mixes the softmax with a walk from the newest slot, the others
+            mix walks from the newest slot, and back and forth from where the hop before looked; see `KeyValueHop`.
+        inner_hops: I, hops between the first and the second. Their keys and values are the values of the first hop,
+            they have no times, and the linear start skips them.
         vocabulary: list of the words with ids 1, 2, ...; saved with the model, not used here.
         tasks: list of the task numbers in training; saved with the model, not used here.
     """
@@ -266,6 +370,8 @@ class MemN2N_KV(keras.Model):
         keep_prob=1.0,
         mask_padding=False,
         linear_attention="sum",
+        attention="softmax",
+        inner_hops=0,
         vocabulary=None,
         tasks=None,
         **kwargs,
@@ -285,6 +391,8 @@ class MemN2N_KV(keras.Model):
             keep_prob=keep_prob,
             mask_padding=mask_padding,
             linear_attention=linear_attention,
+            attention=attention,
+            inner_hops=inner_hops,
             vocabulary=vocabulary,
             tasks=tasks,
         )
@@ -301,9 +409,15 @@ class MemN2N_KV(keras.Model):
             self.question_reader = self.statement_reader = GruReader(feature_size, "orthogonal", name="gru")
         self.dropout = keras.layers.Dropout(1 - keep_prob)
         self.state_size = embedding_size if self.bow and not self.shared else feature_size
-        self.hop_layers = [
-            KeyValueHop(self.state_size, gates, self.shared, linear_attention, name=f"hop_{h}") for h in range(hops)
-        ]
+        # For each hop, which of the readings are its keys and its values, and which times it has.
+        self.plan = [(0, 0, h) if self.shared else (h, h + 1, h) for h in range(hops)]
+        self.plan[1:1] = [(0, 0, None) if self.shared else (1, 1, None)] * inner_hops
+        self.hop_layers = []
+        for h, (*_, times) in enumerate(self.plan):
+            heads = SOFTMAX if attention == "softmax" else WALK if h else FIRST_WALK
+            biases = INNER_GATE_BIASES if times is None else (1.0, 1.0)
+            arguments = self.state_size, gates, self.shared, linear_attention, heads, biases
+            self.hop_layers.append(KeyValueHop(*arguments, name=f"hop_{h}"))
         self._build_weights()
 
     def _build_weights(self):
@@ -344,7 +458,7 @@ class MemN2N_KV(keras.Model):
     def get_config(self):
         return {**super().get_config(), **self.config}
 
-    def call(self, inputs, training=False, return_attention=False, linear=None):
+    def call(self, inputs, training=False, return_attention=False, linear=False):
         """Answers questions.
 
         Args:
@@ -353,15 +467,16 @@ class MemN2N_KV(keras.Model):
                 once: `statements` (U, J), row 0 being the empty statement, `key_slots` (B, M) with the row of each
                 slot's key, `query` (B, J) and, if values differ from keys, `value_slots` (B, M). The compact form may
                 have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
-                other slots then cost next to nothing. In either form an optional `state_mask` (B, H, F) multiplies
-                the state before each hop (dropout).
+                other slots then cost next to nothing. In either form an optional `state_mask` (B, H + I, F)
+                multiplies the state before each hop (dropout).
             training: apply dropout to readings.
             return_attention: also return the attention of each hop.
-            linear: scalar bool tensor, the linear start (MemN2N, section 4.2): while it is true, hops use
-                `linear_attention` instead of the softmax. None for never.
+            linear: the linear start (MemN2N, section 4.2), the share of `linear_attention` in the attention: True for
+                all, False for none, or a scalar tensor in 0..1.
 
         Returns:
-            Logits (B, V); with `return_attention`, logits and the attention (B, H, M).
+            Logits (B, V); with `return_attention`, logits and the attention (B, H + I, M). The attention of a skipped
+            hop is that of the hop before.
         """
         statements, key_slots, value_slots, occupied = self._slots(inputs)
         state, readings = self._read(inputs["query"], statements, training)
@@ -376,18 +491,21 @@ class MemN2N_KV(keras.Model):
         values = keys if value_slots is None else at_slots(value_slots)
         slots = ops.minimum(slots, size - 1)
 
-        attentions = []
-        for h, (hop, key_time, value_time) in enumerate(zip(self.hop_layers, *self._times(), strict=True)):
-            state, attention = hop(
-                state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
-                keys[0 if self.shared else h],
-                values[0 if self.shared else h + 1],
-                slots,
-                key_time,
-                value_time,
-                occupied if self.mask_padding else None,
-                linear,
-            )
+        attention, attentions = ops.zeros(ops.shape(key_slots), state.dtype), []
+        key_times, value_times = self._times()
+        for h, (hop, (key, value, times)) in enumerate(zip(self.hop_layers, self.plan, strict=True)):
+            if times is not None or linear is not True:
+                state, attention = hop(
+                    state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
+                    keys[key],
+                    values[value],
+                    slots,
+                    attention,
+                    None if times is None else key_times[times],
+                    None if times is None else value_times[times],
+                    occupied if self.mask_padding else None,
+                    linear=linear,
+                )
             attentions.append(attention)
         logits = self._answer(state)
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
@@ -405,11 +523,11 @@ class MemN2N_KV(keras.Model):
         return question @ to_features[0], [reading @ matrix for matrix in to_features]
 
     def _times(self):
-        """The time vectors (M, F) of each hop, for keys and for values."""
+        """The time vectors (M, F) of each hop that has times, for keys and for values."""
         if not self.shared:
             return self.TK, self.TV
         to_features = ops.transpose(self.A)
-        hops = len(self.hop_layers)
+        hops = self.config["hops"]
         return [self.TK @ to_features] * hops, [self.TV @ to_features] * hops
 
     def _answer(self, state):

@@ -1,5 +1,6 @@
 """Trains a network: loss, clipping, noise, learning-rate schedule, linear start, the loop, accuracy."""
 
+import functools
 import os
 import warnings
 
@@ -63,21 +64,26 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         initial_rate: the rate of the first step after the linear start.
         decay_steps: steps between two decays.
         decay_rate: the decay factor.
-        linear_steps: steps of the linear start (MemN2N, section 4.2); the staircase begins after them.
+        linear_steps: steps of the linear start (MemN2N, section 4.2).
+        linear_end_steps: steps of its end, at the full rate; the staircase begins after them.
     """
 
-    def __init__(self, initial_rate, decay_steps, decay_rate, linear_steps=0):
-        self.initial_rate, self.decay_steps = initial_rate, decay_steps
-        self.decay_rate, self.linear_steps = decay_rate, linear_steps
+    def __init__(self, initial_rate, decay_steps, decay_rate, linear_steps=0, linear_end_steps=0):
+        self.initial_rate, self.decay_steps, self.decay_rate = initial_rate, decay_steps, decay_rate
+        self.linear_steps, self.linear_end_steps = linear_steps, linear_end_steps
 
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
-        decays = keras.ops.floor(keras.ops.maximum(step - self.linear_steps, 0) / self.decay_steps)
+        first = self.linear_steps + self.linear_end_steps  # step of the staircase
+        decays = keras.ops.floor(keras.ops.maximum(step - first, 0) / self.decay_steps)
         half = keras.ops.where(step < self.linear_steps, 0.5, 1.0)
         return self.initial_rate * half * self.decay_rate**decays
 
     def get_config(self):
         return vars(self)
+
+
+PHASES = ("linear start", "linear end", "rest")  # of a training; each is compiled by itself, without what it lacks
 
 
 class Diverged(InputError):
@@ -96,15 +102,25 @@ class Trainer(keras.Model):
         max_grad_norm: norm to which gradients are clipped.
         clip: "each" to clip per variable, "global" to clip by global norm.
         linear_steps: steps of the linear start.
+        linear_end_steps: steps after it in which the share of its attention falls to 0.
     """
 
-    def __init__(self, network, l2_lambda=0.0, max_grad_norm=20.0, clip="each", linear_steps=0, **kwargs):
+    def __init__(
+        self,
+        network,
+        l2_lambda=0.0,
+        max_grad_norm=20.0,
+        clip="each",
+        linear_steps=0,
+        linear_end_steps=0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.network = network
         self.l2_lambda = l2_lambda
         self.max_grad_norm = max_grad_norm
         self.clip_globally = clip == "global"
-        self.linear_steps = linear_steps
+        self.linear_steps, self.linear_end_steps = linear_steps, linear_end_steps
         self.sizes = [int(np.prod(v.shape)) for v in network.trainable_variables]
         self.vector = self.add_weight(name="vector", shape=(sum(self.sizes),), initializer="zeros")
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
@@ -112,7 +128,10 @@ class Trainer(keras.Model):
         words, slots = (None, network.config["sentence_size"]), (None, network.config["memory_size"])
         shapes = {"statements": words, "key_slots": slots, "occupied_slots": (None,), "query": words}
         signature = {name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()}
-        self.logits = tf.function(self._logits, input_signature=[signature], autograph=False)
+        self.logits_programs = {
+            phase: tf.function(functools.partial(self._logits, phase), input_signature=[signature], autograph=False)
+            for phase in PHASES
+        }
         self.built = True
 
     def parts(self, vector):
@@ -126,7 +145,7 @@ class Trainer(keras.Model):
         for variable, part in zip(self.network.trainable_variables, self.parts(self.vector.value), strict=True):
             variable.assign(part)
 
-    def loss_and_gradient(self, inputs, answer, weight):
+    def loss_and_gradient(self, inputs, answer, weight, phase="rest"):
         """The loss `sum_b weight_b CE_b + l2_lambda / 2 |vector|^2` and its gradient, before clipping."""
         with tf.GradientTape() as tape:
             logits, updates = self.network.stateless_call(
@@ -134,7 +153,7 @@ class Trainer(keras.Model):
                 self.network.non_trainable_variables,
                 inputs,
                 training=True,
-                linear=self.linear(),
+                linear=self.linear(phase),
             )
             cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(answer, logits)
             loss = tf.reduce_sum(cross_entropy * weight)
@@ -151,10 +170,10 @@ class Trainer(keras.Model):
             clipped.append(part * (self.max_grad_norm / tf.maximum(norm, self.max_grad_norm)))
         return tf.concat(clipped, 0)
 
-    def train_step(self, batch):
+    def train_step(self, batch, phase="rest"):
         """Keras's hook for one step: clips the gradient of a batch, adds noise and applies it."""
         inputs, answer, weight, *noise = batch
-        loss, gradient = self.loss_and_gradient(inputs, answer, weight)
+        loss, gradient = self.loss_and_gradient(inputs, answer, weight, phase)
         gradient = self.clip(gradient)
         for vector in noise:  # after clipping (Neelakantan et al., 2015, arXiv:1511.06807)
             gradient += vector
@@ -169,11 +188,13 @@ class Trainer(keras.Model):
         """
         if self.train_function is not None and not force:
             return
-        step = tf.function(self.train_step, jit_compile=True, autograph=False) if self.jit_compile else self.train_step
         self.optimizer.build([self.vector])  # before tracing; otherwise TensorFlow traces twice
 
-        @tf.function(autograph=False)
-        def steps_of_epoch(iterator):
+        def steps_of_epoch(phase, iterator):
+            step = functools.partial(self.train_step, phase=phase)
+            if self.jit_compile:
+                step = tf.function(step, jit_compile=True, autograph=False)
+
             def train(done, loss):
                 return done + 1, step(next(iterator))["loss"]  # the epoch's mean so far
 
@@ -182,12 +203,15 @@ class Trainer(keras.Model):
 
             return tf.while_loop(unfinished, train, (0, 0.0))[1]
 
+        programs = {phase: tf.function(functools.partial(steps_of_epoch, phase), autograph=False) for phase in PHASES}
+
         def epoch(iterator):
+            program = programs[self.phase(int(self.optimizer.iterations))]
             if self.jit_compile:
-                loss = steps_of_epoch(iterator)
+                loss = program(iterator)
             else:  # steps are too small to be worth handing from thread to thread: this halves the time
                 with context.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-                    loss = steps_of_epoch(iterator)
+                    loss = program(iterator)
             if not np.isfinite(loss):
                 self.fail(f"the loss is {float(loss)}")
             self.update_network()
@@ -204,9 +228,17 @@ class Trainer(keras.Model):
             "--gradient_noise or --l2_lambda."
         )
 
-    def linear(self):
-        """Whether the linear start still lasts, as a scalar bool; None if there is none."""
-        return self.optimizer.iterations.value < self.linear_steps if self.linear_steps else None
+    def phase(self, step):
+        """Which of `PHASES` a step belongs to."""
+        if step < self.linear_steps:
+            return "linear start"
+        return "linear end" if step < self.linear_steps + self.linear_end_steps else "rest"
+
+    def linear(self, phase):
+        """The share of the linear attention in a phase, for `MemN2N_KV.call`."""
+        if phase == "linear end":
+            return 1 - tf.cast(self.optimizer.iterations.value - self.linear_steps, tf.float32) / self.linear_end_steps
+        return phase == "linear start"
 
     def _state_variables(self):
         """All variables on which the next epoch depends, by name; Keras's own names depend on the process."""
@@ -234,10 +266,15 @@ class Trainer(keras.Model):
             variable.assign(arrays[name])
         self.update_network()
 
-    def _logits(self, inputs):
+    def _logits(self, phase, inputs):
         values = self.parts(self.vector.value), self.network.non_trainable_variables
-        logits, _ = self.network.stateless_call(*values, inputs, training=False, linear=self.linear())
+        logits, _ = self.network.stateless_call(*values, inputs, training=False, linear=self.linear(phase))
         return logits
+
+    def logits(self, inputs):
+        """Logits (B, V) for compact inputs, in the phase of the last step."""
+        steps = int(self.optimizer.iterations) if self.compiled else 0
+        return self.logits_programs[self.phase(max(steps - 1, 0))](inputs)
 
     def logits_of(self, examples, batch_size=500):
         """Yields the logits (B, V) of `EncodedExamples`, a batch at a time."""
@@ -252,7 +289,8 @@ class Trainer(keras.Model):
 def build(flags, corpus):
     """An untrained `MemN2N_KV` for a `data_utils.Corpus`."""
     names = ("embedding_size", "feature_size", "hops", "reader", "tying", "gates", "encoding", "keep_prob")
-    options = {name: getattr(flags, name) for name in (*names, "mask_padding", "linear_attention")}
+    names += ("mask_padding", "linear_attention", "attention", "inner_hops")
+    options = {name: getattr(flags, name) for name in names}
     return MemN2N_KV(
         vocab_size=len(corpus.vocabulary) + 1,
         sentence_size=corpus.sentence_size,
@@ -284,10 +322,11 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     keras.utils.set_random_seed(seed)
     batch_size = min(flags.batch_size, len(corpus.training))
     steps = -(-len(corpus.training) // batch_size)
-    linear_steps = flags.linear_start * steps
-    trainer = Trainer(build(flags, corpus), flags.l2_lambda, flags.max_grad_norm, flags.clip, linear_steps)
+    linear = dict(linear_steps=flags.linear_start * steps, linear_end_steps=flags.linear_end * steps)
+    network = build(flags, corpus)
+    trainer = Trainer(network, flags.l2_lambda, flags.max_grad_norm, flags.clip, **linear)
     decay_steps = flags.decay_epochs * steps if flags.decay_epochs else flags.decay_steps
-    rate = Rate(flags.learning_rate, decay_steps, flags.decay_rate, linear_steps)
+    rate = Rate(flags.learning_rate, decay_steps, flags.decay_rate, **linear)
     adam = flags.optimizer == "adam"
     trainer.compile(
         optimizer=keras.optimizers.Adam(rate, epsilon=flags.epsilon) if adam else keras.optimizers.SGD(rate),
@@ -308,7 +347,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         time_noise=flags.time_noise,
         word_dropout=flags.word_dropout,
         state_dropout=flags.state_dropout,
-        state_shape=(flags.hops, trainer.network.state_size),
+        state_shape=(len(network.hop_layers), network.state_size),
         dropout_from=flags.linear_start,
     )
     trainer.fit(
@@ -330,7 +369,7 @@ class Report(keras.callbacks.Callback):
         corpus: `data_utils.Corpus`.
         epochs: number of epochs of the training.
         interval: epochs between two reports of accuracy; the last epoch has one too.
-        linear_epochs: epochs of the linear start, whose accuracies are marked.
+        linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
         heading: printed before each line; with a heading there are no accuracies by task.
         progress_bar: show one.
 
@@ -340,10 +379,10 @@ class Report(keras.callbacks.Callback):
         reported: whether the last epoch had a report.
     """
 
-    def __init__(self, corpus, epochs, interval, linear_epochs=0, heading="", progress_bar=False):
+    def __init__(self, corpus, epochs, interval, linear_epochs=0, linear_end_epochs=0, heading="", progress_bar=False):
         super().__init__()
         self.corpus, self.epochs, self.interval, self.heading = corpus, epochs, interval, heading
-        self.linear_epochs = linear_epochs
+        self.marks = ["  (linear start)"] * linear_epochs + ["  (linear end)"] * linear_end_epochs  # by epoch
         self.columns = scores.history_columns(corpus.tasks)
         self.rows, self.reported = [], False
         self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"]) if progress_bar else None
@@ -367,7 +406,7 @@ class Report(keras.callbacks.Callback):
         print(
             f"{self.heading}epoch {epoch}/{self.epochs}  loss {loss:.4f}  "
             f"training {training['all']:.4f}  validation {validation['all']:.4f}"
-            + "  (linear start)" * (epoch <= self.linear_epochs),
+            + "".join(self.marks[epoch - 1 : epoch]),
             flush=True,
         )
         tasks = self.corpus.tasks

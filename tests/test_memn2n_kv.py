@@ -7,7 +7,7 @@ import pytest
 import joint
 import memn2n_kv
 import training
-from flags import GATES, LINEAR_ATTENTIONS, READERS, TYINGS
+from flags import ATTENTIONS, GATES, LINEAR_ATTENTIONS, READERS, TYINGS
 from memn2n_kv import MemN2N_KV
 
 V, J, M, E, F, H = 13, 4, 5, 6, 7, 3  # words, words of a sentence, slots, embedding, features, hops
@@ -452,8 +452,8 @@ def test_saved_and_loaded_network_is_the_same(reader, mask_padding, tmp_path):
 
 
 def softmax(scores):
-    raised = np.exp(scores - scores.max())
-    return raised / raised.sum()
+    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
 
 
 def sigmoid(x):
@@ -479,7 +479,8 @@ def expected_answer(network, keys, values, query, gates, linear=None, state_mask
         occupied = [m for m in range(M) if keys[m].any()]
         key = np.array([read(keys[m], weights[f"W_{h}"]) + weights[f"TK_{h}"][m] for m in occupied])
         value = np.array([read(values[m], weights[f"W_{h + 1}"]) + weights[f"TV_{h}"][m] for m in occupied])
-        p = softmax(key @ state) if linear is None else key @ state / (len(occupied) if linear == "mean" else 1)
+        divisor = {None: 1, "sum": 1, "mean": len(occupied), "capped": max(1, len(occupied) / 10)}[linear]
+        p = softmax(key @ state) if linear is None else key @ state / divisor
         o = p @ value
         attentions.append(np.bincount(occupied, p, minlength=M))
         if gates == 0:
@@ -491,18 +492,17 @@ def expected_answer(network, keys, values, query, gates, linear=None, state_mask
 
 
 @pytest.mark.parametrize("gates", GATES)
-@pytest.mark.parametrize("linear", [None, *LINEAR_ATTENTIONS], ids=["softmax", "sum", "mean"])
+@pytest.mark.parametrize("linear", [None, *LINEAR_ATTENTIONS], ids=["softmax", *LINEAR_ATTENTIONS])
 @pytest.mark.parametrize("values", ["keys", "others"])
 def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, linear, values):
     options = {} if linear is None else {"linear_attention": linear}
     network = make(tying="adjacent", gates=gates, encoding="length", mask_padding=True, **options)
-    start = keras.ops.convert_to_tensor(linear is not None)
     inputs = questions(values=values)
     mask = np.random.default_rng(0).integers(0, 2, (8, H, E)).astype(np.float32)
     for state_mask in (None, mask):
         for form in (inputs, compact(inputs)):
             form = form if state_mask is None else form | {"state_mask": mask}
-            logits, attention = network(form, return_attention=True, linear=start)
+            logits, attention = network(form, return_attention=True, linear=linear is not None)
             for i in range(8):
                 texts = (inputs[name][i] for name in ("memory_key", "memory_value", "query"))
                 expected = expected_answer(network, *texts, gates, linear, None if state_mask is None else mask[i])
@@ -510,18 +510,39 @@ def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, l
                     np.testing.assert_allclose(computed, correct, rtol=1e-3, atol=1e-4)
 
 
-def test_mean_of_the_linear_start_counts_the_slots_that_may_be_attended():
+def hop_inputs(memory_size=M, occupied=None):
+    """(state, keys, slots, times, attention of the hop before) of random numbers, for two examples."""
     random = np.random.default_rng(0)
-    state, keys, times = (random.normal(size=size).astype(np.float32) for size in ((2, E), (2, M, E), (M, E)))
-    occupied = np.arange(M) < [[2], [0]]  # the second memory is empty
-    hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention="mean")
-    start = keras.ops.convert_to_tensor(True)
-    scores = np.einsum("bme,be->bm", keys + times, state)
-    keys, slots = keys.reshape(2 * M, E), np.arange(2 * M)
-    _, attention = hop(state, keys, keys, slots, times, times, linear=start)
-    np.testing.assert_allclose(attention, scores / M, rtol=1e-4)
-    _, attention = hop(state, keys, keys, slots, times, times, occupied=occupied, linear=start)
-    np.testing.assert_allclose(attention, np.where(occupied, scores / 2, 0), rtol=1e-4)
+    shapes = (2, E), (2 * memory_size, E), (memory_size, E)
+    state, keys, times = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+    slots = np.arange(2 * memory_size)
+    if occupied is not None:
+        slots = np.flatnonzero(occupied)
+        keys = keys[slots]
+    return state, keys, slots, times, softmax(random.normal(size=(2, memory_size))).astype(np.float32)
+
+
+@pytest.mark.parametrize(("linear_attention", "least", "slots"), [("mean", 1, 1), ("capped", 10, 10)])
+def test_the_linear_start_counts_the_slots_that_may_be_attended(linear_attention, least, slots):
+    occupied = np.arange(25) < [[20], [0]]  # the second memory is empty
+    state, keys, rows, times, before = hop_inputs(25)
+    hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention=linear_attention)
+    scores = np.einsum("bme,be->bm", keys.reshape(2, 25, E) + times, state)
+    inputs = state, keys, keys, rows, before, times, times
+    np.testing.assert_allclose(hop(*inputs, linear=True)[1], scores / (25 / slots), rtol=1e-4)
+    _, attention = hop(*inputs, occupied=occupied, linear=True)
+    np.testing.assert_allclose(attention, np.where(occupied, scores / (20 / slots), 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("heads", [memn2n_kv.SOFTMAX, memn2n_kv.FIRST_WALK, memn2n_kv.WALK])
+def test_a_share_of_the_linear_attention_mixes_what_is_read(heads):
+    state, keys, slots, times, before = hop_inputs()
+    hop = memn2n_kv.KeyValueHop(E, projected=False, heads=heads)
+    inputs = state, keys, keys, slots, before
+    for both_times in ((times, times), (None, None)):  # a hop without times has no linear attention
+        read = [hop(*inputs, *both_times, linear=linear)[0] - state for linear in (False, np.float32(0.3))]
+        linear = hop(*inputs, times, times, linear=True)[0] - state if both_times[0] is not None else 0
+        np.testing.assert_allclose(read[1], 0.7 * read[0] + 0.3 * linear, rtol=1e-3, atol=1e-4)
 
 
 @both_readers
@@ -560,10 +581,139 @@ def test_flags_offer_the_choices_of_the_network():
     assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
 
 
-UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max"}
+UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
 
 
 @pytest.mark.parametrize(("name", "value"), UNKNOWN.items())
 def test_unknown_variants_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})
+
+
+# --- walks ----------------------------------------------------------------------------------------------
+
+
+def walk_by_loop(match, start):
+    """Where walkers stop in one memory (M,), and what walks off its end, slot by slot."""
+    mass, stops = 0.0, []
+    for z, q in zip(match, start, strict=True):
+        mass += q
+        stops.append(z * mass)
+        mass -= stops[-1]
+    return np.array(stops), mass
+
+
+@pytest.mark.parametrize("memory_size", [1, 2, 5, 8, 13])
+def test_a_walk_is_the_documented_recurrence_and_conserves_mass(memory_size):
+    random = np.random.default_rng(memory_size)
+    match, start = random.uniform(size=(2, 4, 3, memory_size)).astype(np.float32)
+    stops = np.asarray(memn2n_kv.walk(match, start))
+    for index in np.ndindex(4, 3):
+        expected, rest = walk_by_loop(match[index], start[index])
+        np.testing.assert_allclose(stops[index], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(stops[index].sum() + rest, start[index].sum(), rtol=1e-4)
+
+
+def test_empty_slots_change_nothing_in_a_walk():
+    random = np.random.default_rng(0)
+    match, start = random.uniform(size=(2, 2, 6)).astype(np.float32)
+    places = np.array([1, 2, 4, 5, 6, 9])
+    wide = np.zeros((2, 2, 11), np.float32)
+    wide[0][:, places], wide[1][:, places] = match, start
+    expected = np.zeros((2, 11))
+    expected[:, places] = memn2n_kv.walk(match, start)
+    np.testing.assert_allclose(memn2n_kv.walk(*wide), expected, rtol=1e-4, atol=1e-6)
+
+
+def attention_of_head(head, matches, before, memory_size=9):
+    """The attention (M,) of one head in a memory whose slots `matches` match, after a hop that looked at `before`."""
+    heads = memn2n_kv.FIRST_WALK if head == "softmax" else memn2n_kv.WALK
+    hop = memn2n_kv.KeyValueHop(E, projected=False, heads=heads)
+    hop.build()
+    hop.c.assign([40.0 * (name == head) for name in heads])
+    hop.b.assign(-20.0)
+    state = np.eye(1, E, dtype=np.float32)  # a key of 40 in its direction matches
+    keys = np.zeros((memory_size, E), np.float32)
+    keys[matches, 0] = 40
+    place = np.eye(memory_size, dtype=np.float32)[[before]]
+    return np.asarray(hop(state, keys, keys, np.arange(memory_size), place)[1][0])
+
+
+@pytest.mark.parametrize(
+    ("head", "matches", "before", "expected"),
+    [
+        ("newest", [2, 4, 7], 5, 2),  # the last match in the story
+        ("back", [2, 4, 7], 4, 7),  # the nearest older match, never where the hop before looked
+        ("back", [0, 5, 6, 8], 3, 5),
+        ("forth", [2, 4, 7], 4, 2),  # the nearest newer match
+        ("forth", [0, 1, 8], 6, 1),
+        ("back", [1, 3], 3, None),  # walks off the end
+        ("forth", [3, 8], 3, None),
+        ("newest", [], 3, None),
+    ],
+)
+def test_heads_stop_at_the_nearest_match(head, matches, before, expected):
+    attention = attention_of_head(head, matches, before)
+    np.testing.assert_allclose(attention, np.eye(9)[expected] if expected is not None else np.zeros(9), atol=1e-4)
+
+
+variants = pytest.mark.parametrize(
+    "options",
+    [
+        {"attention": "walk", "tying": "adjacent", "gates": 2, "inner_hops": 2},
+        {"attention": "walk", "reader": "simple_gru", "tying": "adjacent"},
+        {"attention": "walk", "inner_hops": 1},
+        {"tying": "adjacent", "inner_hops": 2},
+    ],
+    ids=["adjacent", "gru", "shared", "softmax"],
+)
+
+
+@variants
+@masked_or_not
+def test_networks_that_walk_answer_alike_in_every_form_and_after_loading(options, mask_padding, tmp_path):
+    network = make(**options, mask_padding=mask_padding)
+    inputs = questions()
+    logits, attention = answer(network, inputs)
+    assert attention.shape == (8, H + options.get("inner_hops", 0), M)
+    assert attention.min() >= 0 and attention.sum(axis=-1).max() < 1 + 1e-4
+    short = compact(inputs)
+    occupied = np.append(np.flatnonzero(short["key_slots"]), [short["key_slots"].size] * 3).astype(np.int32)
+    network.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for form in (inputs, short, {**short, "occupied_slots": occupied}):
+        for one, other in zip(answer(loaded, form), (logits, attention), strict=True):
+            assert_same(one, other)
+    if mask_padding:
+        empty = ~inputs["memory_key"].any(axis=-1)
+        assert not attention.swapaxes(1, 2)[empty].any()
+
+
+@variants
+def test_gradients_reach_every_weight_of_a_walk(options):
+    network = make(**options, mask_padding=True)
+    trainer = training.Trainer(network)
+    loss, gradient = trainer.loss_and_gradient(questions(), np.arange(8, dtype=np.int32), np.ones(8, np.float32))
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+    for variable, part in zip(network.trainable_variables, trainer.parts(gradient), strict=True):
+        only_linear = "attention" in options and variable.name in ("TK_1", "TK_2")  # walks know no times
+        assert np.any(part) != only_linear, variable.path
+
+
+def test_the_linear_start_skips_inner_hops():
+    options = dict(tying="adjacent", gates=2, mask_padding=True, attention="walk", inner_hops=2)
+    network, plain = make(**options), make(tying="adjacent", gates=2, mask_padding=True)
+    weights = {variable.path.partition("/")[2]: variable for variable in network.trainable_variables}
+    for variable in plain.trainable_variables:
+        path = variable.path.partition("/")[2].replace("hop_2", "hop_4").replace("hop_1", "hop_3")
+        variable.assign(weights[path])
+    inputs = questions()
+    assert_same(network(inputs, linear=True), plain(inputs, linear=True))
+    assert np.abs(network(inputs) - plain(inputs)).max() > 1e-3
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_inner_hops_have_few_weights(attention):
+    networks = [make(tying="adjacent", gates=2, attention=attention, inner_hops=count) for count in (0, 2)]
+    gates, heads = 2 * E * E + 2 * E, (E * E + 1 + 3 * E + 3) * (attention == "walk")
+    assert networks[1].count_params() - networks[0].count_params() == 2 * (gates + heads)

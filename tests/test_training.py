@@ -70,6 +70,8 @@ def test_rate_is_halved_in_the_linear_start_and_then_a_staircase():
     steps = [0, 4, 5, 14, 15, 24, 25]
     np.testing.assert_allclose([float(rate(step)) for step in steps], [0.4, 0.4, 0.8, 0.8, 0.4, 0.4, 0.2], rtol=1e-6)
     assert training.Rate(**rate.get_config()).get_config() == rate.get_config()
+    later = training.Rate(0.8, decay_steps=10, decay_rate=0.5, linear_steps=5, linear_end_steps=3)
+    np.testing.assert_allclose([float(later(step)) for step in (4, 5, 17, 18)], [0.4, 0.8, 0.8, 0.4], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("text", "decay_steps"), [("--decay_epochs 2", 8), ("--decay_epochs 2 --decay_steps 3", 3)])
@@ -113,9 +115,10 @@ def test_the_network_is_trained_when_callbacks_are_called(corpus, tmp_path):
     ("text", "jit_compile"),
     [
         ("--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1", False),
-        ("--linear_start 2 --tying adjacent --gates 2", True),
+        ("--linear_start 2 --tying adjacent --gates 2 --hops 1", True),
+        ("--linear_start 1 --linear_end 1 --tying adjacent --attention walk --inner_hops 1 --state_dropout 0.1", True),
     ],
-    ids=["plain", "compiled"],
+    ids=["plain", "compiled", "walk"],
 )
 def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
     flags = small_flags(f"{text} --epochs 3")
@@ -128,6 +131,36 @@ def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
     for name, array in continued.state().items():
         np.testing.assert_array_equal(array, states[-1][name])
     np.testing.assert_array_equal(continued.answers(corpus.testing), whole.answers(corpus.testing))
+
+
+def test_the_linear_start_ends_in_equal_steps():
+    trainer = training.Trainer(make_network(), linear_steps=4, linear_end_steps=4)
+    trainer.compile(keras.optimizers.SGD(1.0))
+    shares = []
+    for step in range(10):
+        trainer.optimizer.iterations.assign(step)
+        shares.append(float(trainer.linear(trainer.phase(step))))
+    np.testing.assert_allclose(shares, [1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+
+
+def test_each_phase_computes_only_its_own_attention(corpus):
+    """Neither the softmax in the linear start nor key times, which only the linear start needs, after it."""
+    flags = small_flags("--tying adjacent --attention walk --linear_start 1 --linear_end 1 --mask_padding True")
+    operations = {}
+
+    def look(epoch, logs):
+        trainer = callback.model
+        trainer.answers(corpus.validation)
+        phase = trainer.phase(int(trainer.optimizer.iterations) - 1)
+        graph = trainer.logits_programs[phase].get_concrete_function().graph
+        operations[phase] = {operation.type for operation in graph.get_operations()}
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=look)
+    trainer = training.train(flags, corpus, seed=0, callbacks=[callback])
+    assert list(operations) == list(training.PHASES)
+    assert "Softmax" not in operations["linear start"] and "Softmax" in operations["rest"]
+    expected = np.argmax(trainer.network(corpus.testing.compact(slice(None))), axis=-1)
+    np.testing.assert_array_equal(trainer.answers(corpus.testing), expected)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(corpus):
@@ -144,8 +177,9 @@ def test_a_state_that_is_not_finite_is_refused(corpus):
 
 
 def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, capsys):
-    report = training.Report(corpus, epochs=5, interval=2, linear_epochs=3)
-    training.train(small_flags("--epochs 5 --linear_start 3"), corpus, seed=0, callbacks=[report])
+    report = training.Report(corpus, epochs=5, interval=2, linear_epochs=3, linear_end_epochs=1)
+    flags = small_flags("--epochs 5 --linear_start 3 --linear_end 1")
+    training.train(flags, corpus, seed=0, callbacks=[report])
     assert report.columns == [
         *("epoch", "loss", "training", "validation"),
         *("training 1", "training 2", "validation 1", "validation 2"),
@@ -157,6 +191,7 @@ def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, cap
     assert [f"epoch {epoch}/5  loss" in out for epoch in range(1, 6)] == [False, True, False, True, True]
     lines = [line for line in out.splitlines() if line.startswith("epoch")]
     assert [line.endswith("  (linear start)") for line in lines] == [True, False, False]
+    assert [line.endswith("  (linear end)") for line in lines] == [False, True, False]
     assert out.count("  task            1     2\n") == 3 and all(len(line) <= 80 for line in out.splitlines())
     np.testing.assert_allclose(
         [float(cell) for cell in report.rows[-1][2:4]],
