@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+import ask
 import joint
 import memn2n_kv
 import training
+from data_utils import UNKNOWN
 from flags import ATTENTIONS, GATES, LINEAR_ATTENTIONS, READERS, TYINGS
 from memn2n_kv import MemN2N_KV
 
@@ -581,10 +583,10 @@ def test_flags_offer_the_choices_of_the_network():
     assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
 
 
-UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
+OTHERS = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
 
 
-@pytest.mark.parametrize(("name", "value"), UNKNOWN.items())
+@pytest.mark.parametrize(("name", "value"), OTHERS.items())
 def test_unknown_variants_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})
@@ -672,16 +674,18 @@ variants = pytest.mark.parametrize(
 @variants
 @masked_or_not
 def test_networks_that_walk_answer_alike_in_every_form_and_after_loading(options, mask_padding, tmp_path):
-    network = make(**options, mask_padding=mask_padding)
+    vocabulary = [UNKNOWN, *(f"word{i}" for i in range(2, V))]
+    network = make(**options, mask_padding=mask_padding, vocabulary=vocabulary)
     inputs = questions()
     logits, attention = answer(network, inputs)
     assert attention.shape == (8, H + options.get("inner_hops", 0), M)
     assert attention.min() >= 0 and attention.sum(axis=-1).max() < 1 + 1e-4
     short = compact(inputs)
     occupied = np.append(np.flatnonzero(short["key_slots"]), [short["key_slots"].size] * 3).astype(np.int32)
-    network.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for form in (inputs, short, {**short, "occupied_slots": occupied}):
+    path = tmp_path / "model.keras"
+    network.save(path)
+    by_keras, by_ask = keras.saving.load_model(path), ask.load_network(path)
+    for loaded, form in (by_keras, inputs), (by_ask, short), (by_ask, {**short, "occupied_slots": occupied}):
         for one, other in zip(answer(loaded, form), (logits, attention), strict=True):
             assert_same(one, other)
     if mask_padding:
