@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+import ask
 import joint
 import memn2n_kv
 import training
+from data_utils import UNKNOWN
 from flags import ATTENTIONS, GATES, LINEAR_ATTENTIONS, READERS, TYINGS
 from memn2n_kv import MemN2N_KV
 
@@ -581,10 +583,10 @@ def test_flags_offer_the_choices_of_the_network():
     assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
 
 
-UNKNOWN = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
+OTHERS = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
 
 
-@pytest.mark.parametrize(("name", "value"), UNKNOWN.items())
+@pytest.mark.parametrize(("name", "value"), OTHERS.items())
 def test_unknown_variants_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         make(**{name: value})
@@ -672,16 +674,18 @@ variants = pytest.mark.parametrize(
 @variants
 @masked_or_not
 def test_networks_that_walk_answer_alike_in_every_form_and_after_loading(options, mask_padding, tmp_path):
-    network = make(**options, mask_padding=mask_padding)
+    vocabulary = [UNKNOWN, *(f"word{i}" for i in range(2, V))]
+    network = make(**options, mask_padding=mask_padding, vocabulary=vocabulary)
     inputs = questions()
     logits, attention = answer(network, inputs)
     assert attention.shape == (8, H + options.get("inner_hops", 0), M)
     assert attention.min() >= 0 and attention.sum(axis=-1).max() < 1 + 1e-4
     short = compact(inputs)
     occupied = np.append(np.flatnonzero(short["key_slots"]), [short["key_slots"].size] * 3).astype(np.int32)
-    network.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    for form in (inputs, short, {**short, "occupied_slots": occupied}):
+    path = tmp_path / "model.keras"
+    network.save(path)
+    by_keras, by_ask = keras.saving.load_model(path), ask.load_network(path)
+    for loaded, form in (by_keras, inputs), (by_ask, short), (by_ask, {**short, "occupied_slots": occupied}):
         for one, other in zip(answer(loaded, form), (logits, attention), strict=True):
             assert_same(one, other)
     if mask_padding:
@@ -703,10 +707,11 @@ def test_gradients_reach_every_weight_of_a_walk(options):
 def test_the_linear_start_skips_inner_hops():
     options = dict(tying="adjacent", gates=2, mask_padding=True, attention="walk", inner_hops=2)
     network, plain = make(**options), make(tying="adjacent", gates=2, mask_padding=True)
-    weights = {variable.path.partition("/")[2]: variable for variable in network.trainable_variables}
-    for variable in plain.trainable_variables:
-        path = variable.path.partition("/")[2].replace("hop_2", "hop_4").replace("hop_1", "hop_3")
-        variable.assign(weights[path])
+    walks_only = [v for hop in network.hop_layers for v in (hop.Z, hop.b, hop.C, hop.c)]
+    walks_only += [v for hop in network.hop_layers[1:3] for v in hop.trainable_variables]
+    shared = [v for v in network.trainable_variables if not any(v is other for other in walks_only)]
+    for variable, value in zip(plain.trainable_variables, shared, strict=True):
+        variable.assign(value)
     inputs = questions()
     assert_same(network(inputs, linear=True), plain(inputs, linear=True))
     assert np.abs(network(inputs) - plain(inputs)).max() > 1e-3
