@@ -179,8 +179,8 @@ class KeyValueHop(keras.layers.Layer):
 
     A key or value is the reading of a statement (`keys`, `values`) plus the time of its slot (`key_time`,
     `value_time`). The two parts stay apart because times are the same for every example of a batch, and because the
-    readings of empty slots are zero: only the R occupied slots of a batch are addressed and read by content, which
-    costs what the statements in a batch cost, not what its padding would.
+    readings of empty slots are zero. Where most slots are empty, only the R occupied ones of a batch are addressed
+    and read by content, which costs what the statements in a batch cost, not what its padding would.
 
     With p the attention, o the vector read, u the state and * the element-wise product, the new state is u' or, if
     `projected`, R u':
@@ -244,8 +244,8 @@ class KeyValueHop(keras.layers.Layer):
 
         Args:
             state: u, (B, F).
-            keys, values: (R, F), readings of statements.
-            slots: (R,) the slot b M + m of each reading in the batch, in ascending order.
+            keys, values: (R, F), readings of statements; without `slots`, (B, M, F).
+            slots: (R,) the slot b M + m of each reading in the batch, in ascending order; None for all slots.
             before: (B, M), the attention of the hop before; zeros for the first.
             key_time, value_time: (M, F); None for an inner hop, which has no times.
             occupied: (B, M) bool, which slots may be attended; None for all.
@@ -256,12 +256,20 @@ class KeyValueHop(keras.layers.Layer):
             The new state (B, F) and the attention (B, M), without its linear part unless `linear` is True.
         """
         batch_size, memory_size = ops.shape(before)
-        example = slots // memory_size
+        example = None if slots is None else slots // memory_size
 
         def content_scores(state):  # (B, M)
+            if slots is None:
+                return ops.squeeze(keys @ ops.expand_dims(state, -1), -1)
             scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
             scores = ops.segment_sum(scores, slots, num_segments=batch_size * memory_size)
             return ops.reshape(scores, (batch_size, memory_size))
+
+        def read(attention):  # (B, F)
+            if slots is None:
+                return ops.squeeze(ops.expand_dims(attention, 1) @ values, 1)
+            weights = ops.expand_dims(ops.take(ops.reshape(attention, (-1,)), slots), -1)  # (R, 1)
+            return ops.segment_sum(weights * values, example, num_segments=batch_size)
 
         def visible(attention):  # nothing is read from an empty memory
             return attention if occupied is None else attention * ops.cast(occupied, attention.dtype)
@@ -281,9 +289,8 @@ class KeyValueHop(keras.layers.Layer):
             read_attention = attention if linear is False else (1 - linear) * attention
             if linear is not False and key_time is not None:
                 read_attention += linear * linear_attention
-        weights = ops.expand_dims(ops.take(ops.reshape(read_attention, (-1,)), slots), -1)  # (R, 1)
-        read = ops.segment_sum(weights * values, example, num_segments=batch_size)  # (B, F)
-        state = self.update(state, read if value_time is None else read + read_attention @ value_time)
+        output = read(read_attention)
+        state = self.update(state, output if value_time is None else output + read_attention @ value_time)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
 
     def mix(self, state, softmax, match, before):
@@ -480,16 +487,17 @@ class MemN2N_KV(keras.Model):
         """
         statements, key_slots, value_slots, occupied = self._slots(inputs)
         state, readings = self._read(inputs["query"], statements, training)
-        size = ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
-        slots = inputs.get("occupied_slots", ops.arange(size))  # (R,)
+        slots, size = inputs.get("occupied_slots"), ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
 
-        def at_slots(rows):  # the readings of each hop, (R, F), from one look-up; padding reads the empty statement
-            rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
-            return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=1)
+        def look_up(rows):  # the readings of each hop, (R, F) or (B, M, F), at once; padding reads the empty statement
+            if slots is not None:
+                rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
+            return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=-1)
 
-        keys = at_slots(key_slots)
-        values = keys if value_slots is None else at_slots(value_slots)
-        slots = ops.minimum(slots, size - 1)
+        keys = look_up(key_slots)
+        values = keys if value_slots is None else look_up(value_slots)
+        if slots is not None:
+            slots = ops.minimum(slots, size - 1)
 
         attention, attentions = ops.zeros(ops.shape(key_slots), state.dtype), []
         key_times, value_times = self._times()
