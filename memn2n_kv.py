@@ -18,8 +18,7 @@ CHOICES = {
     "attention": ("softmax", "walk"),
 }
 MASKED_SCORE = -1e9  # score of masked slots, whose softmax is 0
-SOFTMAX, FIRST_WALK, WALK = ("softmax",), ("softmax", "newest"), ("newest", "back", "forth")  # heads of a hop
-INNER_GATE_BIASES = (-1.0, 3.0)  # an inner hop, which joins after the linear start, changes little at first
+SOFTMAX, FIRST_WALK, WALK = ("softmax",), ("softmax", "newest"), ("elsewhere", "back", "forth")  # heads of a hop
 
 
 def normal():
@@ -197,6 +196,8 @@ class KeyValueHop(keras.layers.Layer):
     arXiv:1606.04582) and stick-breaking attention. They differ in where they start:
 
     - "newest": at slot 0, the newest, which finds the last match in the story;
+    - "elsewhere": at slot 0 too, but not stopping where the hop before looked. The values of a hop are the keys of the
+      next, so a statement that was just read matches itself best, and hops would stay on it;
     - "back": behind where the hop before looked, towards older slots, which finds the nearest match before it;
     - "forth": in front of where the hop before looked, towards newer slots, which finds the nearest match after it.
 
@@ -208,7 +209,6 @@ class KeyValueHop(keras.layers.Layer):
             the number of slots that may be attended, so that the norm of what is read does not grow with the story,
             "capped" for s / max(1, n / 10), the sum in stories of up to ten slots and ten times the mean beyond.
         heads: `SOFTMAX`, `FIRST_WALK` or `WALK`.
-        gate_biases: initial values of the biases of two gates, g and f.
     """
 
     def __init__(
@@ -218,12 +218,11 @@ class KeyValueHop(keras.layers.Layer):
         projected=True,
         linear_attention="sum",
         heads=SOFTMAX,
-        gate_biases=(1.0, 1.0),
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.feature_size, self.gates, self.projected = feature_size, gates, projected
-        self.linear_attention, self.heads, self.gate_biases = linear_attention, heads, gate_biases
+        self.linear_attention, self.heads = linear_attention, heads
 
     def build(self, *shapes):
         F = self.feature_size
@@ -231,8 +230,8 @@ class KeyValueHop(keras.layers.Layer):
             self.R = self.add_weight(name="R", shape=(F, F))
         if self.gates:
             self.G = self.add_weight(name="G", shape=(F, self.gates * F), initializer=normal())
-            biases = np.repeat(self.gate_biases if self.gates == 2 else [0.0], F)
-            self.gate_bias = self.add_weight(name="gate_bias", shape=biases.shape, initializer=constant(biases))
+            bias = "ones" if self.gates == 2 else "zeros"
+            self.gate_bias = self.add_weight(name="gate_bias", shape=(self.gates * F,), initializer=bias)
         if len(self.heads) > 1:
             self.Z = self.add_weight(name="Z", shape=(F, F), initializer="identity")
             self.b = self.add_weight(name="b", shape=(), initializer=constant(-2.0))
@@ -306,10 +305,10 @@ class KeyValueHop(keras.layers.Layer):
         if "softmax" in self.heads:
             attentions = [softmax, walk(match, newest)]
         else:  # forth is back in the mirror
-            matches = ops.stack([match, match, ops.flip(match, axis=1)], axis=1)  # (B, 3, M)
+            matches = ops.stack([match * (1 - before), match, ops.flip(match, axis=1)], axis=1)  # (B, 3, M)
             starts = ops.stack([newest, shifted(before), shifted(ops.flip(before, axis=1))], axis=1)
-            newest, back, forth = ops.unstack(walk(matches, starts), axis=1)
-            attentions = [newest, back, ops.flip(forth, axis=1)]
+            elsewhere, back, forth = ops.unstack(walk(matches, starts), axis=1)
+            attentions = [elsewhere, back, ops.flip(forth, axis=1)]
         shares = ops.softmax(state @ self.C + self.c)  # (B, heads)
         return sum(shares[:, i : i + 1] * attention for i, attention in enumerate(attentions))
 
@@ -355,7 +354,8 @@ class MemN2N_KV(keras.Model):
         mask_padding: keep empty slots out of the softmax.
         linear_attention: "sum", "mean" or "capped", the attention of the linear start; see `KeyValueHop`.
         attention: "softmax", or "walk": the first hop mixes the softmax with a walk from the newest slot, the others
-            mix walks from the newest slot, and back and forth from where the hop before looked; see `KeyValueHop`.
+            mix walks from the newest slot elsewhere, and back and forth from where the hop before looked; see
+            `KeyValueHop`.
         inner_hops: I, hops between the first and the second. Their keys and values are the values of the first hop,
             they have no times, and the linear start skips them.
         vocabulary: list of the words with ids 1, 2, ...; saved with the model, not used here.
@@ -420,10 +420,9 @@ class MemN2N_KV(keras.Model):
         self.plan = [(0, 0, h) if self.shared else (h, h + 1, h) for h in range(hops)]
         self.plan[1:1] = [(0, 0, None) if self.shared else (1, 1, None)] * inner_hops
         self.hop_layers = []
-        for h, (*_, times) in enumerate(self.plan):
+        for h in range(len(self.plan)):
             heads = SOFTMAX if attention == "softmax" else WALK if h else FIRST_WALK
-            biases = INNER_GATE_BIASES if times is None else (1.0, 1.0)
-            arguments = self.state_size, gates, self.shared, linear_attention, heads, biases
+            arguments = self.state_size, gates, self.shared, linear_attention, heads
             self.hop_layers.append(KeyValueHop(*arguments, name=f"hop_{h}"))
         self._build_weights()
 

@@ -629,7 +629,7 @@ def test_empty_slots_change_nothing_in_a_walk():
 
 def attention_of_head(head, matches, before, memory_size=9):
     """The attention (M,) of one head in a memory whose slots `matches` match, after a hop that looked at `before`."""
-    heads = memn2n_kv.FIRST_WALK if head == "softmax" else memn2n_kv.WALK
+    heads = memn2n_kv.WALK if head in memn2n_kv.WALK else memn2n_kv.FIRST_WALK
     hop = memn2n_kv.KeyValueHop(E, projected=False, heads=heads)
     hop.build()
     hop.c.assign([40.0 * (name == head) for name in heads])
@@ -644,7 +644,9 @@ def attention_of_head(head, matches, before, memory_size=9):
 @pytest.mark.parametrize(
     ("head", "matches", "before", "expected"),
     [
-        ("newest", [2, 4, 7], 5, 2),  # the last match in the story
+        ("newest", [2, 4, 7], 2, 2),  # the last match in the story
+        ("elsewhere", [2, 4, 7], 5, 2),
+        ("elsewhere", [2, 4, 7], 2, 4),  # the last match but where the hop before looked
         ("back", [2, 4, 7], 4, 7),  # the nearest older match, never where the hop before looked
         ("back", [0, 5, 6, 8], 3, 5),
         ("forth", [2, 4, 7], 4, 2),  # the nearest newer match
@@ -652,6 +654,7 @@ def attention_of_head(head, matches, before, memory_size=9):
         ("back", [1, 3], 3, None),  # walks off the end
         ("forth", [3, 8], 3, None),
         ("newest", [], 3, None),
+        ("elsewhere", [3], 3, None),
     ],
 )
 def test_heads_stop_at_the_nearest_match(head, matches, before, expected):
