@@ -24,7 +24,7 @@ import numpy as np
 
 import data_utils
 import plots
-from flags import HERE, TASKS, InputError, Parser, count, folder, number, run_command
+from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number, run_command
 
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
@@ -120,8 +120,10 @@ def _check_config(config):
         raise _Unusable(
             f"a configuration in which vocabulary is not a list of vocab_size - 1 words with {data_utils.UNKNOWN}"
         )
-    tasks = config.get("tasks") or []
-    if not isinstance(tasks, list) or not all(type(task) is int and task in TASKS for task in tasks):
+    if config.get("entities") not in (None, []):
+        raise _Unusable("a configuration with entities, which come from a knowledge base")
+    tasks, known = config.get("tasks") or [], TASKS if config.get("entities") is None else KINDS
+    if not isinstance(tasks, list) or not all(type(task) in (int, str) and task in known for task in tasks):
         raise _Unusable("a configuration in which tasks is not a list of task numbers")
 
 
@@ -219,11 +221,39 @@ def tokens_of(sentence):
     return tokens
 
 
-class Answerer:
-    """A trained model that answers questions; `path` is a model file of `single.py` or `joint.py`, else InputError."""
+def load_answerer(path, data_dir=None):
+    """The `Answerer` of a model file, or the `ask_films.FilmAnswerer` if its model answers questions about films.
 
-    def __init__(self, path=DEFAULT_MODEL):
-        self.network = load_network(path)
+    Args:
+        path: a `.keras` file.
+        data_dir: the folder with the facts about films.
+
+    Raises:
+        InputError: the file or the folder cannot be used.
+    """
+    network = load_network(path)
+    if network.config["entities"] is None:
+        return Answerer(path, network)
+    import ask_films  # late, because few models need it
+
+    return ask_films.FilmAnswerer(network, data_dir)
+
+
+class Answerer:
+    """A trained model that answers questions.
+
+    Args:
+        path: a model file of `single.py` or `joint.py`.
+        network: what `load_network` returned for it; None to load it.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+
+    reads_statements = True
+
+    def __init__(self, path=DEFAULT_MODEL, network=None):
+        self.network = network or load_network(path)
         self.config = self.network.config
         self.words = ("<NIL>", *self.config["vocabulary"])  # nil is one of the V words, so it can be an answer
         self.vocabulary = {word: index for index, word in enumerate(self.words) if index > 0}
@@ -262,6 +292,14 @@ class Answerer:
             probabilities /= probabilities.sum(axis=-1, keepdims=True)
             answers += map(self._answer, stories[batch], probabilities, attention, itertools.repeat(top))
         return answers
+
+    def introduction(self):
+        """Lines that begin a dialogue."""
+        size, words = self.config["memory_size"], len(self.config["vocabulary"])
+        return (
+            f"A model of {words} words and a memory of {size} statements.\n"
+            "Type statements, then a question that ends in ?; /help lists the commands."
+        )
 
     def _answer(self, story, probabilities, attention, top):
         """The `Answer` for a (statements, question); probabilities: (V,), attention: (H, M)."""
@@ -326,7 +364,7 @@ def answer_all(answerer, questions, top, as_json, table):
     verdicts = []
     answers = answerer.answer([(q.statements, q.question) for q in questions], top)
     for question, answer in zip(questions, answers, strict=True):
-        right = None if question.answer is None else answer.answer == question.answer
+        right = None if question.answer is None else answer.answer.lower() == question.answer
         verdicts += [] if right is None else [right]
         if as_json:
             print(json.dumps({"line": question.line, **answer.as_dict(), "truth": question.answer, "right": right}))
@@ -362,9 +400,7 @@ class Dialogue:
         """Reads lines until the user leaves."""
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 (gives `input` editing and history where Python has it)
-        c = self.answerer.config
-        print(f"A model of {len(c['vocabulary'])} words and a memory of {c['memory_size']} statements.")
-        print("Type statements, then a question that ends in ?; /help lists the commands.")
+        print(self.answerer.introduction())
         try:
             while self.take(input("> ").strip()):
                 pass
@@ -391,6 +427,8 @@ class Dialogue:
             elif line.endswith("?"):
                 self._ask(line)
             elif line and command != "/quit":
+                if not self.answerer.reads_statements:
+                    raise InputError("this model answers from a knowledge base: type a question that ends in ?")
                 tokens_of(line)  # refuses a line without words
                 self.statements.append(line)
                 if looks_like_question(line):
@@ -414,7 +452,7 @@ class Dialogue:
         print(plots.printable(question.question))
         answer = self._ask(question.question)
         if question.answer:
-            verdict = "right" if answer == question.answer else "wrong"
+            verdict = "right" if answer.lower() == question.answer else "wrong"
             print(f"The file's answer: {plots.printable(question.answer)} ({verdict})")
 
     def _ask(self, question):
@@ -440,11 +478,11 @@ def flag_parser():
     add("--top", type=count, default=TOP, help=f"likeliest words to print (default: {TOP})")
     add("--table", action="store_true", help="print the attention also of questions whose answer is given")
     add("--save_attention", metavar="FILE.png", help="draw the attention of the last answer as a heat map")
+    add("--data_dir", type=folder, help="folder of facts about films, or of examples for the page")
     add = parser.add_argument_group("page").add_argument
     add("--web", action="store_true", help="serve a page for the browser")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, for this machine only)")
     add("--port", type=number(int, 1, 65535), default=8000, help="port to serve at (default: 8000)")
-    add("--data_dir", type=folder, help="folder of examples (default: the published files, or simulated ones)")
     return parser
 
 
@@ -460,17 +498,20 @@ def main(argv=None):
             import ask_web  # late, because it needs the packages of requirements-web.txt
         except ImportError as error:
             raise InputError("--web needs more packages: pip install -r requirements-web.txt.") from error
-        answerer = Answerer(flags.model)
-        examples = ask_web.examples(flags.data_dir, answerer.config.get("tasks") or TASKS)
+        answerer = load_answerer(flags.model, flags.data_dir)
+        if answerer.config["entities"] is None:
+            examples = ask_web.examples(flags.data_dir, answerer.config.get("tasks") or TASKS)
+        else:
+            examples = answerer.examples()
         ask_web.serve(answerer, examples, flags.top, flags.host, flags.port)
         return
     if flags.save_attention:
         plots.check_picture(flags.save_attention, "--save_attention")
     if not flags.story and not flags.json and sys.stdin.isatty():
-        Dialogue(Answerer(flags.model), flags.top, flags.save_attention).run()
+        Dialogue(load_answerer(flags.model, flags.data_dir), flags.top, flags.save_attention).run()
         return
     questions = read_questions(flags.story or "-")
-    last = answer_all(Answerer(flags.model), questions, flags.top, flags.json, flags.table)
+    last = answer_all(load_answerer(flags.model, flags.data_dir), questions, flags.top, flags.json, flags.table)
     if flags.save_attention:
         draw(last, flags.save_attention)
 

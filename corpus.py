@@ -11,6 +11,7 @@ from six.moves.http_client import HTTPException
 from six.moves.urllib.error import HTTPError, URLError
 
 import babi_simulator
+import movie_utils
 from data_utils import TREE, parse_text
 from flags import HERE, TASKS, InputError
 
@@ -24,6 +25,12 @@ SOURCES = (  # (address, SHA-256) of archives with the same texts
         "0364ebde659f14d11bc21744516c5ec49d3d06cb692733f66680771244998898",
     ),
     ("http://parl.ai/downloads/babi/babi.tar.gz", "f7f0bee187efca0d81c3daac1b162cda4eb7f9505dee5ad6846eabbed3dbf92e"),
+)
+FILMS = os.path.join(DATA, "movieqa")
+SIMULATED_FILMS = os.path.join(DATA, "simulated", "movieqa")
+FILM_SOURCE = (
+    "http://parl.ai/downloads/wikimovies/wikimovies.tar.gz",
+    "ed062b49922b602ebee6073f58951bf38c4772a8b53d46682f3ff80ed57de948",
 )
 SILENCE = 5  # seconds without a byte after which a host is given up
 
@@ -49,7 +56,7 @@ def find_corpus(data_dir=None):
         if not _has_files(PUBLISHED):
             print(f"{os.path.relpath(PUBLISHED)} is missing: fetching the bAbI tasks (16 MB).", flush=True)
             os.makedirs(DATA, exist_ok=True)
-            if not any(_fetch(url, sha256) for url, sha256 in SOURCES):
+            if not any(_fetch(url, sha256, PUBLISHED, _place_tree) for url, sha256 in SOURCES):
                 if not _has_files(SIMULATED):
                     with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
                         folder = os.path.join(temporary, "en")
@@ -61,6 +68,31 @@ def find_corpus(data_dir=None):
         reason = f"{error.filename or DATA}: {error.strerror or error}"
         raise InputError(f"{reason} (--data_dir names a folder of bAbI files to read instead).") from error
     return PUBLISHED, is_simulated(PUBLISHED)
+
+
+def find_films(data_dir=None):
+    """Finds the folder of questions about films: the given one, else WikiMovies, else a simulated one.
+
+    Args, Returns and Raises: see `find_corpus`.
+    """
+    if data_dir is not None:
+        return data_dir, os.path.exists(os.path.join(data_dir, movie_utils.MARKER))
+    try:
+        if not _has_files(FILMS):
+            print(f"{os.path.relpath(FILMS)} is missing: fetching WikiMovies.", flush=True)
+            os.makedirs(DATA, exist_ok=True)
+            if not _fetch(*FILM_SOURCE, FILMS, _place_films):
+                if not _has_files(SIMULATED_FILMS):
+                    with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
+                        folder = os.path.join(temporary, "movieqa")
+                        movie_utils.write_simulated_world(folder, seed=0)
+                        _put_in_place(folder, SIMULATED_FILMS)
+                    print(f"{os.path.relpath(SIMULATED_FILMS)}: written, a simulated world of films.", flush=True)
+                return SIMULATED_FILMS, True
+    except OSError as error:
+        reason = f"{error.filename or DATA}: {error.strerror or error}"
+        raise InputError(f"{reason} (--data_dir names a folder of questions about films to read instead).") from error
+    return FILMS, False
 
 
 def is_simulated(folder):
@@ -84,20 +116,36 @@ def _has_files(folder):
     return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
-def _fetch(url, sha256):
-    """Puts the corpus of an archive in place; returns False if its host does not deliver it."""
+def _fetch(url, sha256, target, place):
+    """Puts the content of an archive in place; returns False if its host does not deliver it.
+
+    Args:
+        url, sha256: of the archive.
+        target: the folder that will exist.
+        place: a function that moves it out of the folder of the unpacked archive.
+    """
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as temporary:
         archive = _download(url, sha256, temporary)
         if archive is None:
-            return _has_files(PUBLISHED)  # perhaps another process was luckier
+            return _has_files(target)  # perhaps another process was luckier
         if not hasattr(tarfile, "data_filter"):
             raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter="data")  # no member outside the folder, no device, no outward link
-        tree = next(path.parent for path in Path(temporary).rglob("en") if path.parent.name == TREE)
-        for path in sorted(tree.iterdir(), key=lambda path: path.name == "en"):  # `en` last: then the tree is whole
-            _put_in_place(path, os.path.join(DATA, TREE, path.name))
+        place(Path(temporary))
     return True
+
+
+def _place_tree(unpacked):
+    """Moves the published tree of bAbI tasks into place."""
+    tree = next(path.parent for path in unpacked.rglob("en") if path.parent.name == TREE)
+    for path in sorted(tree.iterdir(), key=lambda path: path.name == "en"):  # `en` last: then the tree is whole
+        _put_in_place(path, os.path.join(DATA, TREE, path.name))
+
+
+def _place_films(unpacked):
+    """Moves the folder of WikiMovies into place."""
+    _put_in_place(next(unpacked.rglob("movieqa")), FILMS)
 
 
 def _download(url, sha256, folder):

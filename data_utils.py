@@ -294,7 +294,12 @@ class EncodedExamples:
         slots: (N, memory_size) int32, the row of each memory slot, newest statement first, 0 = empty.
         query: (N, sentence_size) int32.
         answer: (N,) int32 label id, or NEVER_SEEN.
-        task: (N,) int32 task number.
+        task: (N,) task numbers (int32) or names.
+        value_statements: (S', J') int32, where values are not the keys: a table like `statements`; else None.
+        value_slots: (N, memory_size) int32, the row of each slot's value in it.
+        answers: (N, A) int32, where a question has several right answers: all of them, padded with NEVER_SEEN; else
+            None.
+        entities: the number of entities, if these are the answers: token ids 1 to `entities`.
     """
 
     statements: np.ndarray
@@ -302,13 +307,26 @@ class EncodedExamples:
     query: np.ndarray
     answer: np.ndarray
     task: np.ndarray
+    value_statements: np.ndarray = None
+    value_slots: np.ndarray = None
+    answers: np.ndarray = None
+    entities: int = 0
 
     def __len__(self):
         return len(self.answer)
 
+    def arrays(self):
+        """The arrays that there are, a dict by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def right_answers(self):
+        """The right answers to each question (N, A), padded with NEVER_SEEN."""
+        return self.answer[:, np.newaxis] if self.answers is None else self.answers
+
     def take(self, indexes):
         """The examples with the given indexes, in that order."""
-        return replace(self, **{name: getattr(self, name)[indexes] for name in ("slots", "query", "answer", "task")})
+        tables = ("statements", "value_statements")
+        return replace(self, **{name: array[indexes] for name, array in self.arrays().items() if name not in tables})
 
     def compact(self, selection):
         """The inputs of the network for a slice of the examples, with each of their distinct statements once.
@@ -318,16 +336,24 @@ class EncodedExamples:
 
         Returns:
             A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots`
-            (B, memory_size), `occupied_slots` (R,) and `query` (B, sentence_size).
+            (B, memory_size), `occupied_slots` (R,) and `query` (B, sentence_size); where values are not the keys, also
+            `value_statements` and `value_slots`.
         """
         rows = self.slots[selection]
-        distinct, new_rows = np.unique(np.append(0, rows), return_inverse=True)  # row 0 stays the empty statement
-        return {
-            "statements": self.statements[distinct],
-            "key_slots": new_rows[1:].reshape(rows.shape).astype(np.int32),
-            "occupied_slots": np.flatnonzero(rows).astype(np.int32),
-            "query": self.query[selection],
-        }
+        statements, key_slots = _used_rows(self.statements, rows)
+        occupied = np.flatnonzero(rows).astype(np.int32)
+        query = self.query[selection]
+        inputs = {"statements": statements, "key_slots": key_slots, "occupied_slots": occupied, "query": query}
+        if self.value_slots is not None:
+            values, value_slots = _used_rows(self.value_statements, self.value_slots[selection])
+            inputs |= {"value_statements": values, "value_slots": value_slots}
+        return inputs
+
+
+def _used_rows(table, rows):
+    """The rows of a table that occur in `rows`, after row 0, and `rows` as numbers of rows in that smaller table."""
+    distinct, new_rows = np.unique(np.append(0, rows), return_inverse=True)
+    return table[distinct], new_rows[1:].reshape(rows.shape).astype(np.int32)
 
 
 def encode(examples, vocabulary, sentence_size, memory_size, task=0):
@@ -378,13 +404,14 @@ def longest(examples):
 class Corpus(NamedTuple):
     """The examples of one model."""
 
-    tasks: list
+    tasks: list  # of task numbers, or of names, of which the last is "all"
     vocabulary: dict
     sentence_size: int
     memory_size: int
     training: EncodedExamples
     validation: EncodedExamples
     testing: EncodedExamples
+    entities: list = ()  # names with token ids 1, 2, ..., where the answers are entities
 
 
 def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=0.0, random_state=None):
@@ -433,9 +460,10 @@ def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=
 
 def digest(corpus):
     """A SHA-256 digest of all that a model sees of its `Corpus`."""
-    sha256 = hashlib.sha256(json.dumps([list(corpus.tasks), corpus.vocabulary, corpus.memory_size]).encode())
+    about = [list(corpus.tasks), corpus.vocabulary, corpus.memory_size, list(corpus.entities)]
+    sha256 = hashlib.sha256(json.dumps(about).encode())
     for examples in (corpus.training, corpus.validation, corpus.testing):
-        for array in vars(examples).values():
+        for array in examples.arrays().values():
             sha256.update(str((array.shape, array.dtype)).encode())
             sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()

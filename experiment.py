@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ import checkpoint
 import corpus as story_source
 import data_utils
 import files
+import movie_utils
 import plots
 import scores
 from checkpoint import State
@@ -50,7 +52,8 @@ class Job(NamedTuple):
     @property
     def name(self):
         """The part of file names that tells this model from others of the run."""
-        task = f"_task{self.corpus.tasks[0]}" if len(self.corpus.tasks) == 1 else ""
+        tasks = self.corpus.tasks
+        task = f"_task{tasks[0]}" if len(tasks) == 1 and not self.corpus.entities else ""
         return f"{task}_seed{self.seed}" if self.flags.restarts > 1 else task
 
     def path(self, kind, extension):
@@ -72,16 +75,18 @@ class Outcome(NamedTuple):
     seconds: float
 
     def merit(self):
-        """What restarts are chosen by: mean validation accuracy over tasks, then validation cross-entropy."""
-        return np.mean([validation for *_, validation in self.rows]), -self.validation_loss
+        """What restarts are chosen by: validation accuracy (`scores.overall`), then validation cross-entropy."""
+        return scores.overall(self.rows, 3), -self.validation_loss
 
     def test_error(self):
-        """Mean test error over tasks, in percent."""
-        return scores.mean_error([test for _, test, *_ in self.rows])
+        """Test error (`scores.overall`), in percent."""
+        return 100 * (1 - scores.overall(self.rows, 1))
 
 
 def describe(tasks):
     """The tasks of a model in words."""
+    if tasks[-1] == "all":
+        return "questions about films"
     if len(tasks) == 1:
         return f"task {tasks[0]}"
     contiguous = tasks[-1] - tasks[0] == len(tasks) - 1
@@ -219,25 +224,60 @@ def _start_worker(flags):
     set_up_devices(flags, threads=1, say=first)
 
 
+# --- where the questions come from ----------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """Where the questions of an experiment come from."""
+
+    name: str  # of what is published
+    content: str  # what it consists of
+    find: Callable  # a function from --data_dir to (folder, whether its content is simulated)
+    load: Callable  # a function from flags and tasks to a `data_utils.Corpus`
+
+
+def load_corpus(flags, tasks):
+    """The `data_utils.Corpus` of bAbI tasks that share one model."""
+    return data_utils.load_corpus(
+        flags.data_dir,
+        tasks,
+        flags.memory_size,
+        only_supporting=flags.only_supporting,
+        time_noise=flags.time_noise,
+        random_state=flags.random_state,
+    )
+
+
+def load_films(flags, tasks=None):
+    """The `data_utils.Corpus` of questions about films."""
+    names = ("question_hops", "source", "representation", "text", "window", "templates", "conjunction", "coreference")
+    return movie_utils.load_corpus(flags.data_dir, flags.memory_size, **{name: getattr(flags, name) for name in names})
+
+
+STORIES = Source("bAbI", "stories", story_source.find_corpus, load_corpus)
+FILMS = Source("WikiMovies", "questions", story_source.find_films, load_films)
+
+
 # --- a run ----------------------------------------------------------------------------------------------
 
 
-def run(script, flags, task_groups):
+def run(script, flags, task_groups, source=STORIES):
     """Trains and scores the models of a run and writes its files, or continues a run that was stopped.
 
     Args:
         script: the script's name, with which the run's folder begins.
         flags: the parsed flags of `flags.training_parser`.
         task_groups: a function from flags to a list with the tasks of each model.
+        source: where the questions come from.
     """
     if flags.resume is None:
-        the_run, flags, corpora = begin(script, flags, task_groups)
+        the_run, flags, corpora = begin(script, flags, task_groups, source)
     else:
-        the_run, flags, corpora = reopen(script, flags, task_groups)
+        the_run, flags, corpora = reopen(script, flags, task_groups, source)
     say_when_stopped(f"stopped; {how_to_continue(the_run)}")
     try:
         if corpora:
-            train_all(the_run, flags, corpora)
+            train_all(the_run, flags, corpora, source)
     except (files.Unsaved, WorkerKilled) as error:
         raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run)}") from error
     finally:
@@ -251,7 +291,7 @@ def asked(flags):
     return json.loads(json.dumps(values))  # as it comes back from a file
 
 
-def begin(script, flags, task_groups):
+def begin(script, flags, task_groups, source):
     """Checks flags and files, reads the corpora and creates the run.
 
     Returns:
@@ -268,10 +308,10 @@ def begin(script, flags, task_groups):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
     if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs the package of that name; run: pip install tensorboard")
-    flags.data_dir, flags.simulated = story_source.find_corpus(flags.data_dir)
-    corpora = [load_corpus(flags, tasks) for tasks in task_groups(flags)]
+    flags.data_dir, flags.simulated = source.find(flags.data_dir)
+    corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     if flags.simulated:
-        say_simulated(flags.data_dir)
+        say_simulated(flags.data_dir, source)
 
     def settled(folder):
         stamp = os.path.basename(folder).partition("_")[2]
@@ -295,18 +335,6 @@ def begin(script, flags, task_groups):
     return the_run, flags, corpora
 
 
-def load_corpus(flags, tasks):
-    """The `data_utils.Corpus` of one model."""
-    return data_utils.load_corpus(
-        flags.data_dir,
-        tasks,
-        flags.memory_size,
-        only_supporting=flags.only_supporting,
-        time_noise=flags.time_noise,
-        random_state=flags.random_state,
-    )
-
-
 def compiled(flags, corpus):
     """Whether a model's steps are compiled with XLA."""
     return flags.jit_compile == "on" or flags.jit_compile == "auto" and worth_compiling(flags, corpus)
@@ -315,7 +343,8 @@ def compiled(flags, corpus):
 def params(flags, corpora):
     """The flags as they are used, a dict from name to value, for parameter files."""
     values = {name: value for name, value in sorted(vars(flags).items()) if name not in ("given", "resume")}
-    values["task_id"] = ",".join(map(str, flags.task_id))
+    if "task_id" in values:
+        values["task_id"] = ",".join(map(str, flags.task_id))
     if flags.restarts * len(corpora) == 1:
         values["workers"] = UNUSED
         if flags.workers:
@@ -341,7 +370,7 @@ def check_params_file(path):
                     raise InputError(f"{path}, line {line_number}: expected NAME=value, found another kind of file.")
 
 
-def reopen(script, flags, task_groups):
+def reopen(script, flags, task_groups, source):
     """Opens the run that --resume names, and checks that nothing on which it depends has changed.
 
     Returns:
@@ -349,13 +378,13 @@ def reopen(script, flags, task_groups):
     """
     the_run = checkpoint.Run.reopen(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)), script)
     try:
-        return the_run, *_continued(the_run, flags, task_groups)
+        return the_run, *_continued(the_run, flags, task_groups, source)
     except BaseException:
         the_run.close()
         raise
 
 
-def _continued(the_run, flags, task_groups):
+def _continued(the_run, flags, task_groups, source):
     """The flags and corpora with which a run continues."""
     folder, record, changeable = the_run.folder, the_run.record, ("data_dir", "output_file")
     for name, value in asked(flags).items():
@@ -376,7 +405,7 @@ def _continued(the_run, flags, task_groups):
     for name, value in checkpoint.machine().items():
         if value != record["machine"][name]:
             print(f"note: this run began with {name} {record['machine'][name]}, not {value}: digits may differ.")
-    corpora = [load_corpus(flags, tasks) for tasks in task_groups(flags)]
+    corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     for corpus, digest in zip(corpora, record["digests"], strict=True):
         if data_utils.digest(corpus) != digest:
             raise InputError(
@@ -388,7 +417,7 @@ def _continued(the_run, flags, task_groups):
     return flags, corpora
 
 
-def train_all(the_run, flags, corpora):
+def train_all(the_run, flags, corpora, source):
     """Trains and scores the models that are not finished, and writes the rows that are not written."""
     record, score_file = the_run.record, os.path.relpath(the_run.record["score_file"])
     files.write(the_run.path("params.csv"), params_bytes(record["params"]))
@@ -432,7 +461,7 @@ def train_all(the_run, flags, corpora):
         print(scores.restarts_summary([np.mean([outcome.test_error() for outcome in seed]) for seed in by_seed]))
     print(f"scores in {score_file}; models, histories and flags in {the_run.folder}")
     if flags.simulated:
-        say_simulated(flags.data_dir)
+        say_simulated(flags.data_dir, source)
 
 
 def finish(the_run, job, outcome):
@@ -475,10 +504,10 @@ def write_scores(the_run, flags, jobs, outcomes):
     return chosen
 
 
-def say_simulated(data_dir):
-    """Prints that the scores of this run are not bAbI scores."""
-    print(f"{data_dir}: these stories are simulated, not the published bAbI stories;")
-    print("the scores of this run are marked as simulated and are not bAbI scores.", flush=True)
+def say_simulated(data_dir, source):
+    """Prints that the scores of this run are not those of the published questions."""
+    print(f"{data_dir}: these {source.content} are simulated, not the published {source.name} {source.content};")
+    print(f"the scores of this run are marked as simulated and are not {source.name} scores.", flush=True)
 
 
 def how_to_continue(the_run):

@@ -15,12 +15,23 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # the project: its data, recipes and models are found from anywhere
 TASKS = range(1, 21)
+KINDS = (  # types of questions about films, which stand in place of task numbers; the last is for all questions
+    "actor_to_movie", "director_to_movie", "tag_to_movie", "writer_to_movie", "movie_to_actor", "movie_to_director",
+    "movie_to_genre", "movie_to_imdbrating", "movie_to_imdbvotes", "movie_to_language", "movie_to_tags",
+    "movie_to_writer", "movie_to_year", "all",
+)  # fmt: skip
 READERS = ("bow", "simple_gru")
 TYINGS = ("shared", "adjacent")
-ENCODINGS = ("padded", "length")
+ENCODINGS = ("padded", "length", "none")
 GATES = (0, 1, 2)
 ATTENTIONS = ("softmax", "walk")
 LINEAR_ATTENTIONS = ("sum", "mean", "capped")
+ANSWERS = ("state", "read")
+SOURCES = {  # of memories for questions about films: their representations, the first of which is the default
+    "kb": ("facts", "triples"),
+    "doc": ("title", "centre", "window", "sentence"),
+}
+TEMPLATE_SETS = ("one", "all")
 OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
 JIT_COMPILE = ("auto", "on", "off")
@@ -161,6 +172,23 @@ def folder(text):
     return text
 
 
+def film_folder(text):
+    """An argparse type: the name of an existing folder."""
+    if not os.path.isdir(path(text)):
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected the folder of MetaQA (with kb.txt) or of WikiMovies (with knowledge_source)"
+        )
+    return text
+
+
+def multiple_of_8(text):
+    """An argparse type: a size that is a multiple of 8."""
+    value = size(text)
+    if value % 8:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 8, found {text}")
+    return value
+
+
 def task_numbers(text):
     """An argparse type: numbers and ranges of tasks, such as "3", "1,4" or "1-5,19", or "all".
 
@@ -287,34 +315,19 @@ class _Instead(argparse.Action):
 # --- the flags of training --------------------------------------------------------------------------------
 
 
-def training_parser(description, **defaults):
+def training_parser(description, films=False, **defaults):
     """The parser of the scripts that train.
 
     Args:
         description: what the script does.
+        films: whether the questions are about films, with the flags that this needs, or about bAbI's stories.
         **defaults: the values in which the scripts differ. Without `param_output_file` the script has no such flag.
 
     Returns:
         A `RecipeParser`.
     """
     parser = RecipeParser(description, formatter_class=HelpFormatter)
-    add = parser.add_argument_group("data").add_argument
-    add("--data_dir", type=folder, help="folder of bAbI files (default: the published English files, else simulated)")
-    add("--task_id", type=task_numbers, help="task 1 to 20, a list (3,7,9), a range (1-20) or all")
-    add("--only_supporting", type=boolean, default=False, help="keep only the statements that support an answer")
-
-    add = parser.add_argument_group("network").add_argument
-    add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector")
-    add("--embedding_size", type=size, help="size of a word vector")
-    add("--feature_size", type=size, help="size of keys, values and state")
-    add("--hops", type=size, default=3, help="how often the memory is read")
-    add("--attention", choices=ATTENTIONS, default="softmax", help="of hops: softmax over slots, or walks to matches")
-    add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
-    add("--memory_size", type=size, help="slots of the memory at most; older statements are dropped")
-    add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
-    add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's adjacent tying")
-    add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
-    add("--encoding", choices=ENCODINGS, default="padded", help="word positions over the padded or the true length")
+    (_add_film_flags if films else _add_story_flags)(parser)
 
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, help="passes over the training questions")
@@ -347,8 +360,9 @@ def training_parser(description, **defaults):
     add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
     share = number(float, 0, 0.9)
     add("--state_dropout", type=share, default=0.0, help="dropout rate of states before hops, after the linear start")
-    add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
-    add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, as a share of slots")
+    if not films:
+        add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
+        add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, a share of slots")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
     add("--restarts", type=size, default=1, help="train models from this many seeds; validation chooses one")
@@ -373,8 +387,59 @@ def training_parser(description, **defaults):
     )
 
     add = parser.add_argument_group("machine").add_argument
-    add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile steps with XLA; auto: if the run is long")
+    if not films:  # whose batches differ too much in size: each would be compiled anew
+        add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile with XLA; auto: if the run is long")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
     add("--log_device_placement", type=boolean, default=False, help="print where operations run")
     parser.set_defaults(**defaults)
     return parser
+
+
+def _add_story_flags(parser):
+    """Adds the flags of data and network for questions about bAbI's stories."""
+    add = parser.add_argument_group("data").add_argument
+    add("--data_dir", type=folder, help="folder of bAbI files (default: the published English files, else simulated)")
+    add("--task_id", type=task_numbers, help="task 1 to 20, a list (3,7,9), a range (1-20) or all")
+    add("--only_supporting", type=boolean, default=False, help="keep only the statements that support an answer")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector")
+    add("--embedding_size", type=size, help="size of a word vector")
+    add("--feature_size", type=size, help="size of keys, values and state")
+    add("--hops", type=size, default=3, help="how often the memory is read")
+    add("--attention", choices=ATTENTIONS, default="softmax", help="of hops: softmax over slots, or walks to matches")
+    add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
+    add("--memory_size", type=size, help="slots of the memory at most; older statements are dropped")
+    add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
+    add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's adjacent tying")
+    add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
+    add("--encoding", choices=ENCODINGS, default="padded", help="word positions over padded or true length, or none")
+
+
+def _add_film_flags(parser):
+    """Adds the flags of data and network for questions about films."""
+    add = parser.add_argument_group("data").add_argument
+    add("--data_dir", type=film_folder, help="folder of MetaQA or WikiMovies (default: the latter, else simulated)")
+    add("--question_hops", type=int, choices=(1, 2), default=1, help="facts that a question needs; 2: MetaQA only")
+    add("--source", choices=SOURCES, default="kb", help="what is read: a knowledge base, or documents")
+    add(
+        "--representation",
+        choices=[name for names in SOURCES.values() for name in names],
+        help="what keys and values are made of (default: facts of a knowledge base; windows and title of documents)",
+    )
+    add("--text", type=path, help="file of documents like wiki.txt (default: the data set's own, else synthetic)")
+    add("--window", type=size, default=15, help="tokens of a window of text")
+    add("--templates", choices=TEMPLATE_SETS, default="one", help="sentence templates of synthetic documents")
+    share = number(float, 0, 1)
+    add("--conjunction", type=share, default=0.0, help="probability that synthetic sentences are conjoined")
+    add("--coreference", type=share, default=0.0, help="probability that a synthetic title becomes `it`")
+
+    add = parser.add_argument_group("network").add_argument
+    add("--embedding_size", type=multiple_of_8, help="size of the vectors of words and entities")
+    add("--hops", type=size, default=1, help="how often the memory is read")
+    add("--memory_size", type=size, help="slots of the memory at most")
+    add("--answer", choices=ANSWERS, default="read", help="answer from the state, or from what the last hop read")
+    parser.set_defaults(
+        reader="bow", tying="adjacent", gates=0, encoding="none", mask_padding=True, feature_size=None,
+        attention="softmax", inner_hops=0, word_dropout=0.0, time_noise=0.0, jit_compile="off",
+    )  # fmt: skip

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 NOISE_TABLE = 2**20  # normal numbers in the table of gradient noise
-STREAMS = ("order", "time noise", "statement dropout", "question dropout", "state dropout", "gradient noise")
+STREAMS = (
+    "order", "time noise", "statement dropout", "question dropout", "state dropout", "gradient noise", "answer",
+)  # fmt: skip
 
 
 def stream_key(seed, stream):
@@ -95,9 +97,8 @@ def batches(
         An endless `tf.data.Dataset` of (inputs, answer (B,), weight (B,)) and, if `gradient_noise` is given, a vector;
         inputs have the compact form of `MemN2N_KV.call`.
     """
-    table, slots, query, answer = map(
-        tf.constant, (examples.statements, examples.slots, examples.query, examples.answer)
-    )
+    data = {name: tf.constant(array) for name, array in examples.arrays().items()}
+    table, slots, query = data["statements"], data["slots"], data["query"]
     keys = {stream: stream_key(seed, stream) for stream in STREAMS}
     if gradient_noise is not None:
         length, deviation = gradient_noise
@@ -118,8 +119,7 @@ def batches(
         rows = tf.gather(slots, chosen)  # (B, M)
         if time_noise:
             rows = insert_empty_slots(rows, time_noise, seed=(keys["time noise"], step))
-        distinct, place = tf.unique(tf.concat([[0], tf.reshape(rows, [-1])], 0))  # the empty statement first
-        key_slots = tf.reshape(place[1:], (batch_size, memory_size))
+        distinct, key_slots = distinct_rows(rows)
         all_slots = batch_size * memory_size
         if room is not None:
             distinct = pad_to(distinct, room.statements, all_slots + 1, 0)
@@ -141,7 +141,21 @@ def batches(
             rate = dropout_begun * state_dropout
             kept = tf.random.stateless_uniform((batch_size, *state_shape), (keys["state dropout"], step)) >= rate
             inputs["state_mask"] = tf.cast(kept, tf.float32) / (1 - rate)
-        parts = (inputs, tf.gather(answer, chosen), weight)
+        if "value_slots" in data:
+            distinct_values, inputs["value_slots"] = distinct_rows(tf.gather(data["value_slots"], chosen))
+            inputs["value_statements"] = tf.gather(data["value_statements"], distinct_values)
+        answer = tf.gather(data["answer"], chosen)
+        if "answers" in data:  # one of the right ones at random
+            answers = tf.gather(data["answers"], chosen)  # (B, A)
+            right = tf.reduce_sum(tf.cast(answers >= 0, tf.float32), axis=1)
+            pick = tf.cast(right * tf.random.stateless_uniform((batch_size,), (keys["answer"], step)), tf.int32)
+            answer = tf.gather(answers, pick, batch_dims=1)
+        if examples.entities:  # candidates: the entities that can be read in this batch
+            values = tf.reshape(inputs["value_statements"], [-1])
+            values = tf.boolean_mask(values, values <= examples.entities)
+            inputs["candidates"], place = tf.unique(tf.concat([values, answer], 0))
+            answer = place[-batch_size:]
+        parts = (inputs, answer, weight)
         if gradient_noise is None:
             return parts
         start = tf.random.stateless_uniform([1], (keys["gradient noise"], step + 1), maxval=NOISE_TABLE, dtype=tf.int32)
@@ -154,6 +168,12 @@ def batches(
         .map(batch, num_parallel_calls=1, deterministic=True)
         .prefetch(16)
     )
+
+
+def distinct_rows(rows):
+    """The distinct numbers in `rows` (B, M), after 0, and `rows` as places among them."""
+    distinct, place = tf.unique(tf.concat([[0], tf.reshape(rows, [-1])], 0))  # the empty statement first
+    return distinct, tf.reshape(place[1:], tf.shape(rows))
 
 
 def pad_to(vector, room, largest, value):

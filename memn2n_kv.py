@@ -5,6 +5,8 @@ comments on shapes: B examples, M memory slots, R occupied slots of a batch, U d
 sentence, V words of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
 """
 
+import hashlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -13,9 +15,10 @@ CHOICES = {
     "reader": ("bow", "simple_gru"),
     "tying": ("shared", "adjacent"),
     "gates": (0, 1, 2),
-    "encoding": ("padded", "length"),
+    "encoding": ("padded", "length", "none"),
     "linear_attention": ("sum", "mean", "capped"),
     "attention": ("softmax", "walk"),
+    "answer": ("state", "read"),
 }
 MASKED_SCORE = -1e9  # score of masked slots, whose softmax is 0
 SOFTMAX, FIRST_WALK, WALK = ("softmax",), ("softmax", "newest"), ("elsewhere", "back", "forth")  # heads of a hop
@@ -63,11 +66,32 @@ def length_encoding(words, embedding_size):
     return 1 + 4 * ops.expand_dims(j / ops.maximum(length, 1.0) - 0.5, -1) * i
 
 
+def name_vectors(names, size, squared_norm):
+    """A random vector for each name, fixed by the name alone: its signs are bits of the name's hash (SHAKE-256).
+
+    The cosine of the vectors of two names has mean 0 and standard deviation 1 / sqrt(size).
+
+    Args:
+        names: list of N str.
+        size: E, a multiple of 8.
+        squared_norm: of each vector.
+
+    Returns:
+        (1 + N, E) float32 array; row 0, for nil, is zero.
+    """
+    vectors = np.zeros((1 + len(names), size), np.float32)
+    length = np.float32(np.sqrt(squared_norm / size))
+    for vector, name in zip(vectors[1:], names, strict=True):
+        bits = np.unpackbits(np.frombuffer(hashlib.shake_256(name.encode()).digest(size // 8), np.uint8))
+        vector[:] = np.where(bits, length, -length)
+    return vectors
+
+
 class BowReader(keras.layers.Layer):
     """A sentence as the position-weighted sum of its word vectors: `sum_j l[j] * W[x_j]`.
 
     Args:
-        encoding: "padded" for `position_encoding`, "length" for `length_encoding`.
+        encoding: "padded" for `position_encoding`, "length" for `length_encoding`, "none" for weights of 1.
     """
 
     def __init__(self, encoding="padded", **kwargs):
@@ -85,14 +109,14 @@ class BowReader(keras.layers.Layer):
             A list with the reading (..., E) of each table.
         """
         size, count = tables[0].shape[-1], len(tables)
-        if self.encoding == "length":
-            weights = length_encoding(words, size)
-        else:
-            weights = position_encoding(words.shape[-1], size)
-        if count > 1:
-            weights = ops.tile(weights, [1] * (len(weights.shape) - 1) + [count])
         vectors = ops.take(ops.concatenate(tables, axis=1), words, axis=0)  # (..., J, T E), one look-up
-        return ops.split(ops.sum(vectors * weights, axis=-2), count, axis=-1)
+        if self.encoding != "none":
+            if self.encoding == "length":
+                weights = length_encoding(words, size)
+            else:
+                weights = position_encoding(words.shape[-1], size)
+            vectors = vectors * ops.tile(weights, [1] * (len(weights.shape) - 1) + [count])
+        return ops.split(ops.sum(vectors, axis=-2), count, axis=-1)
 
 
 class GruReader(keras.layers.Layer):
@@ -209,6 +233,10 @@ class KeyValueHop(keras.layers.Layer):
             the number of slots that may be attended, so that the norm of what is read does not grow with the story,
             "capped" for s / max(1, n / 10), the sum in stories of up to ten slots and ten times the mean beyond.
         heads: `SOFTMAX`, `FIRST_WALK` or `WALK`.
+        entity_scale: if not None, the state is updated with `c o / |o|^2` instead of o, where c is the squared norm of
+            values. If k nearly orthogonal values are read as their mean, the next hop then scores each of them with
+            c, as if it alone had been read, and not with c / k.
+        keeps_state: False for a last hop whose new state is o alone, from which the network answers.
     """
 
     def __init__(
@@ -218,11 +246,14 @@ class KeyValueHop(keras.layers.Layer):
         projected=True,
         linear_attention="sum",
         heads=SOFTMAX,
+        entity_scale=None,
+        keeps_state=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.feature_size, self.gates, self.projected = feature_size, gates, projected
         self.linear_attention, self.heads = linear_attention, heads
+        self.entity_scale, self.keeps_state = entity_scale, keeps_state
 
     def build(self, *shapes):
         F = self.feature_size
@@ -322,6 +353,11 @@ class KeyValueHop(keras.layers.Layer):
 
     def update(self, state, read):
         """The state u' (B, F) after reading o (B, F) in state u (B, F)."""
+        if not self.keeps_state:
+            return read
+        if self.entity_scale is not None:
+            squared_norm = ops.sum(ops.square(read), axis=-1, keepdims=True)
+            read = read * (self.entity_scale / ops.maximum(squared_norm, 1e-3))
         if self.gates == 0:
             return state + read
         gate = ops.sigmoid(state @ self.G + self.gate_bias)
@@ -336,7 +372,7 @@ class MemN2N_KV(keras.Model):
     """Key-Value Memory Network that answers with one word of its vocabulary.
 
     Args:
-        vocab_size: V, nil included.
+        vocab_size: V, words and nil, without entities.
         sentence_size: J, words of a padded sentence.
         memory_size: M, slots of the memory.
         embedding_size: E.
@@ -358,7 +394,13 @@ class MemN2N_KV(keras.Model):
             `KeyValueHop`.
         inner_hops: I, hops between the first and the second. Their keys and values are the values of the first hop,
             they have no times, and the linear start skips them.
-        vocabulary: list of the words with ids 1, 2, ...; saved with the model, not used here.
+        slot_times: whether slots have time vectors; without them, slots have no order.
+        entities: None, or a list of N names with token ids 1 to N; the ids of words then follow, and the answers are
+            entities. An entity's vector is fixed by its name (`name_vectors`), the same for all hops, and not trained,
+            so what training learns holds for entities that it never saw. Needs the bow reader and adjacent tying.
+        entity_scale: squared norm of the vectors of entities.
+        answer: what the answer is taken from: "state", the state after the last hop, or "read", what the last hop read.
+        vocabulary: list of the words with ids 1, 2, ..., or N + 1, N + 2, ...; saved with the model, not used here.
         tasks: list of the task numbers in training; saved with the model, not used here.
     """
 
@@ -379,6 +421,10 @@ class MemN2N_KV(keras.Model):
         linear_attention="sum",
         attention="softmax",
         inner_hops=0,
+        slot_times=True,
+        entities=None,
+        entity_scale=12.0,
+        answer="state",
         vocabulary=None,
         tasks=None,
         **kwargs,
@@ -400,12 +446,20 @@ class MemN2N_KV(keras.Model):
             linear_attention=linear_attention,
             attention=attention,
             inner_hops=inner_hops,
+            slot_times=slot_times,
+            entities=entities,
+            entity_scale=entity_scale,
+            answer=answer,
             vocabulary=vocabulary,
             tasks=tasks,
         )
         for name, choices in CHOICES.items():
             if self.config[name] not in choices:
                 raise ValueError(f"{name} is {self.config[name]!r}; expected one of {choices}")
+        if entities is not None and not (reader == "bow" and tying == "adjacent"):
+            raise ValueError("entities need the bow reader and adjacent tying, where readings are sums of vectors")
+        if entities is not None and embedding_size % 8:
+            raise ValueError(f"embedding_size is {embedding_size}; entities need a multiple of 8")
         self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
         if self.bow:
             self.question_reader = self.statement_reader = BowReader(encoding, name="bow")
@@ -422,9 +476,20 @@ class MemN2N_KV(keras.Model):
         self.hop_layers = []
         for h in range(len(self.plan)):
             heads = SOFTMAX if attention == "softmax" else WALK if h else FIRST_WALK
-            arguments = self.state_size, gates, self.shared, linear_attention, heads
+            scale = None if entities is None else entity_scale
+            keeps_state = answer == "state" or h < len(self.plan) - 1
+            arguments = self.state_size, gates, self.shared, linear_attention, heads, scale, keeps_state
             self.hop_layers.append(KeyValueHop(*arguments, name=f"hop_{h}"))
+        self.entity_vectors = None
+        if entities is not None:
+            self.set_entities(entities)
         self._build_weights()
+
+    def set_entities(self, names):
+        """Replaces the entities, a list of names with token ids 1 to N; the ids of words follow."""
+        self.config["entities"] = list(names)
+        vectors = name_vectors(names, self.config["embedding_size"], self.config["entity_scale"])
+        self.entity_vectors = ops.convert_to_tensor(vectors)  # (1 + N, E)
 
     def _build_weights(self):
         c = self.config
@@ -445,11 +510,12 @@ class MemN2N_KV(keras.Model):
             self.W = self.W_memory = add("W", V - 1, E, initializer=keras.initializers.RandomNormal(stddev=1.0))
         if self.shared:
             self.A = add("A", F, reading_size)  # from readings to features
-            self.TK = add("TK", M, reading_size)  # slot times, for keys
+        elif not self.bow:
+            self.A = [add(f"A_{h}", F, F, initializer="orthogonal") for h in range(H + 1)]
+        if c["slot_times"] and self.shared:
+            self.TK = add("TK", M, reading_size)  # for keys
             self.TV = add("TV", M, reading_size)  # and for values
-        else:
-            if not self.bow:
-                self.A = [add(f"A_{h}", F, F, initializer="orthogonal") for h in range(H + 1)]
+        elif c["slot_times"]:
             self.TK = [add(f"TK_{h}", M, F) for h in range(H)]
             self.TV = [add(f"TV_{h}", M, F) for h in range(H)]
         if self.shared or not self.bow:
@@ -462,7 +528,9 @@ class MemN2N_KV(keras.Model):
         self.built = True
 
     def get_config(self):
-        return {**super().get_config(), **self.config}
+        """The arguments of the constructor; a saved model has no names of entities, see `set_entities`."""
+        entities = None if self.config["entities"] is None else []
+        return {**super().get_config(), **self.config, "entities": entities}
 
     def call(self, inputs, training=False, return_attention=False, linear=False):
         """Answers questions.
@@ -471,30 +539,34 @@ class MemN2N_KV(keras.Model):
             inputs: a dict of word ids in one of two forms. Padded: `memory_key` (B, M, J), `query` (B, J) and, if
                 values differ from keys, `memory_value` (B, M, J). Compact, in which each distinct statement is read
                 once: `statements` (U, J), row 0 being the empty statement, `key_slots` (B, M) with the row of each
-                slot's key, `query` (B, J) and, if values differ from keys, `value_slots` (B, M). The compact form may
+                slot's key, `query` (B, J) and, if values differ from keys, `value_statements` (U', J') and
+                `value_slots` (B, M) with the row of each slot's value. The compact form may
                 have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
                 other slots then cost next to nothing. In either form an optional `state_mask` (B, H + I, F)
-                multiplies the state before each hop (dropout).
+                multiplies the state before each hop (dropout), and the optional `candidates` (C,), ids of entities, are
+                the only ones that get logits.
             training: apply dropout to readings.
             return_attention: also return the attention of each hop.
             linear: the linear start (MemN2N, section 4.2), the share of `linear_attention` in the attention: True for
                 all, False for none, or a scalar tensor in 0..1.
 
         Returns:
-            Logits (B, V); with `return_attention`, logits and the attention (B, H + I, M). The attention of a skipped
+            Logits (B, V), or (B, 1 + N) if answers are entities, or (B, C) if there are candidates; with
+            `return_attention`, logits and the attention (B, H + I, M). The attention of a skipped
             hop is that of the hop before.
         """
-        statements, key_slots, value_slots, occupied = self._slots(inputs)
+        statements, value_statements, key_slots, value_slots, occupied = self._slots(inputs)
         state, readings = self._read(inputs["query"], statements, training)
         slots, size = inputs.get("occupied_slots"), ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
 
-        def look_up(rows):  # the readings of each hop, (R, F) or (B, M, F), at once; padding reads the empty statement
+        def look_up(readings, rows):  # a list of (R, F) or (B, M, F), at once; padding reads the empty statement
             if slots is not None:
                 rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
             return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=-1)
 
-        keys = look_up(key_slots)
-        values = keys if value_slots is None else look_up(value_slots)
+        keys = values = look_up(readings, key_slots)
+        if value_statements is not None:
+            values = look_up(self._read_statements(value_statements, training), value_slots)
         if slots is not None:
             slots = ops.minimum(slots, size - 1)
 
@@ -514,49 +586,68 @@ class MemN2N_KV(keras.Model):
                     linear=linear,
                 )
             attentions.append(attention)
-        logits = self._answer(state)
+        logits = self._answer(state, inputs.get("candidates"))
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
     def _read(self, query, statements, training):
         """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
-            tables = [_with_nil(table) for table in self.W]
-            (state,), readings = self.question_reader(query, tables[0]), self.statement_reader(statements, *tables)
-            return self.dropout(state, training=training), [self.dropout(r, training=training) for r in readings]
+            (state,) = self._bag(query, _with_nil(self.W[0]))
+            return self.dropout(state, training=training), self._read_statements(statements, training)
         (question,) = self.question_reader(query, _with_nil(self.W))
+        question = self.dropout(question, training=training)
+        to_features = ops.transpose(self.A if self.shared else self.A[0])
+        return question @ to_features, self._read_statements(statements, training)
+
+    def _read_statements(self, statements, training):
+        """Readings of statements (U, J): a list of one or, if adjacent, H + 1 of (U, F)."""
+        if self.bow and not self.shared:
+            readings = self._bag(statements, *map(_with_nil, self.W))
+            return [self.dropout(reading, training=training) for reading in readings]
         (reading,) = self.statement_reader(statements, _with_nil(self.W_memory))
-        question, reading = self.dropout(question, training=training), self.dropout(reading, training=training)
-        to_features = [ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
-        return question @ to_features[0], [reading @ matrix for matrix in to_features]
+        reading = self.dropout(reading, training=training)
+        return [reading @ ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
+
+    def _bag(self, tokens, *tables):
+        """Bags of words and entities (..., J), read with each table of word vectors: a list of (..., E)."""
+        if self.entity_vectors is None:
+            return self.statement_reader(tokens, *tables)
+        last = len(self.config["entities"])
+        (entities,) = BowReader("none")(ops.where(tokens <= last, tokens, 0), self.entity_vectors)
+        return [entities + words for words in self.statement_reader(ops.maximum(tokens - last, 0), *tables)]
 
     def _times(self):
-        """The time vectors (M, F) of each hop that has times, for keys and for values."""
+        """The time vectors (M, F) of each hop that has times, for keys and for values; zero without slot times."""
+        hops = self.config["hops"]
+        if not self.config["slot_times"]:
+            zeros = [ops.zeros((self.config["memory_size"], self.state_size))] * hops
+            return zeros, zeros
         if not self.shared:
             return self.TK, self.TV
         to_features = ops.transpose(self.A)
-        hops = self.config["hops"]
         return [self.TK @ to_features] * hops, [self.TV @ to_features] * hops
 
-    def _answer(self, state):
-        """Logits (B, V) of a state (B, F)."""
+    def _answer(self, state, candidates=None):
+        """Logits (B, V) of a state (B, F); (B, 1 + N) if the answers are entities, (B, C) if there are candidates."""
+        if self.entity_vectors is not None:
+            vectors = self.entity_vectors
+            return state @ ops.transpose(vectors if candidates is None else ops.take(vectors, candidates, axis=0))
         if self.bow and not self.shared:
             return state @ ops.transpose(_with_nil(self.W[-1]))
         return (state @ self.B) @ ops.transpose(_with_nil(self.W_memory))
 
     def _slots(self, inputs):
-        """Statements (U, J), rows of keys and, if they differ, values (B, M), and occupancy (B, M)."""
+        """Statements (U, J), those of values (None if values are the keys), their rows (B, M), and occupancy (B, M)."""
         if "statements" in inputs:
             key_slots = inputs["key_slots"]
-            return inputs["statements"], key_slots, inputs.get("value_slots"), ops.not_equal(key_slots, 0)
+            values, value_slots = inputs.get("value_statements"), inputs.get("value_slots")
+            return inputs["statements"], values, key_slots, value_slots, ops.not_equal(key_slots, 0)
         keys, values = inputs["memory_key"], inputs.get("memory_value")
         shape, sentence_size = ops.shape(keys)[:2], keys.shape[-1]
         occupied = ops.any(ops.not_equal(keys, 0), axis=-1)
-        key_slots = ops.reshape(ops.arange(shape[0] * shape[1]), shape)
-        statements = ops.reshape(keys, (-1, sentence_size))
-        if values is None:
-            return statements, key_slots, None, occupied
-        statements = ops.concatenate([statements, ops.reshape(values, (-1, sentence_size))], axis=0)
-        return statements, key_slots, key_slots + shape[0] * shape[1], occupied
+        slots = ops.reshape(ops.arange(shape[0] * shape[1]), shape)
+        values = None if values is None else ops.reshape(values, (-1, sentence_size))
+        return ops.reshape(keys, (-1, sentence_size)), values, slots, slots, occupied
 
 
 def _with_nil(weights):

@@ -11,10 +11,11 @@ import numpy as np
 
 import files
 from data_utils import TASK_NAMES
-from flags import HERE, TASKS, InputError
+from flags import HERE, KINDS, TASKS, InputError
 
 COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 HISTORY_COLUMNS = ("epoch", "loss", "training", "validation")
+ALL = KINDS[-1]  # in place of a task: accuracy over all questions
 HIGHEST_ERROR = 0.05  # a task with a higher test error has failed
 
 PUBLISHED_FILE = os.path.join(HERE, "results", "published.csv")
@@ -48,18 +49,32 @@ def mean_error(accuracies):
     return 100 * (1 - np.mean(accuracies))
 
 
+def overall(rows, column):
+    """Accuracy over all questions if that is the last row, as for films; else the mean over tasks.
+
+    Args:
+        rows: a list of (task, test, training, validation accuracy).
+        column: 1 for test, 2 for training, 3 for validation.
+    """
+    return rows[-1][column] if rows[-1][0] == ALL else float(np.mean([row[column] for row in rows]))
+
+
 def summary(rows):
     """The table that ends a run, in 80 columns, for a list of (task, test, training, validation accuracy in 0..1)."""
-    width = max(len(TASK_NAMES[task]) for task, *_ in rows)
-    lines = [f"task {'':{width}}    test  training  validation"]
-    for task, test, training, validation in rows:
-        mark = "  failed" if is_failed(test) else ""
-        lines.append(f"{task:4d} {TASK_NAMES[task]:{width}}  {test:.4f}  {training:8.4f}  {validation:10.4f}{mark}")
+    labels = [task if task in KINDS else f"{task:4d} {TASK_NAMES[task]}" for task, *_ in rows]
+    width = max(map(len, labels))
+    lines = [f"{'task':{width}}    test  training  validation"]
+    for label, (task, test, training, validation) in zip(labels, rows, strict=True):
+        mark = "  failed" if is_failed(test) and task not in KINDS else ""
+        lines.append(f"{label:{width}}  {test:.4f}  {training:8.4f}  {validation:10.4f}{mark}")
     testing = [test for _, test, *_ in rows]
-    lines.append(
-        f"mean test error {mean_error(testing):.2f} %, "
-        f"failed tasks (error above 5 %): {count_failed(testing)} of {len(rows)}"
-    )
+    if rows[-1][0] == ALL:
+        lines.append(f"right answers to all test questions: {100 * testing[-1]:.2f} % (hits@1)")
+    else:
+        lines.append(
+            f"mean test error {mean_error(testing):.2f} %, "
+            f"failed tasks (error above 5 %): {count_failed(testing)} of {len(rows)}"
+        )
     return "\n".join(lines)
 
 
@@ -151,7 +166,7 @@ def read_table(path, columns, parse=dict):
 class Score(NamedTuple):
     """A row of a score file."""
 
-    task: int
+    task: int | str
     simulated: bool
     seed: int | None  # of the model, if the run had several
     chosen: bool  # whether validation chose this seed
@@ -164,11 +179,12 @@ def read_rows(path):
     """The rows of a score file, a list of `Score`; see `read_table`."""
 
     def parse(row):
-        match = re.fullmatch(r"(\d{1,2})(?: \((?=s)(simulated)? ?(?:seed (\d{1,10})( chosen)?)?\))?", row["Task"])
-        if not match or int(match[1]) not in TASKS:
+        match = re.fullmatch(r"(\w+)(?: \((?=s)(simulated)? ?(?:seed (\d{1,10})( chosen)?)?\))?", row["Task"])
+        task = match and (match[1] if match[1] in KINDS else int(match[1]))
+        if task not in KINDS and task not in TASKS:
             raise ValueError(row["Task"])
         accuracies = [float(row[column]) for column in COLUMNS[1:]]
-        return Score(int(match[1]), bool(match[2]), match[3] and int(match[3]), bool(match[4]), *accuracies)
+        return Score(task, bool(match[2]), match[3] and int(match[3]), bool(match[4]), *accuracies)
 
     return read_table(path, COLUMNS, parse)
 

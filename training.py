@@ -31,6 +31,9 @@ warnings.filterwarnings("ignore", message="You are using a softmax over axis")  
 tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces its own functions
 
 
+LARGEST_LOGITS = 4_000_000  # numbers in the logits of one batch
+
+
 def set_up_devices(threads=None, allow_soft_placement=True, log_device_placement=False):
     """Configures TensorFlow before it computes anything.
 
@@ -127,6 +130,9 @@ class Trainer(keras.Model):
         self.loss_tracker = keras.metrics.Mean(name="loss")
         words, slots = (None, network.config["sentence_size"]), (None, network.config["memory_size"])
         shapes = {"statements": words, "key_slots": slots, "occupied_slots": (None,), "query": words}
+        if network.config["entities"] is not None:  # whose bags have no fixed size
+            bags = (None, None)
+            shapes |= {"statements": bags, "query": bags, "value_statements": bags, "value_slots": slots}
         signature = {name: tf.TensorSpec(shape, tf.int32) for name, shape in shapes.items()}
         self.logits_programs = {
             phase: tf.function(functools.partial(self._logits, phase), input_signature=[signature], autograph=False)
@@ -277,7 +283,8 @@ class Trainer(keras.Model):
         return self.logits_programs[self.phase(max(steps - 1, 0))](inputs)
 
     def logits_of(self, examples, batch_size=500):
-        """Yields the logits (B, V) of `EncodedExamples`, a batch at a time."""
+        """Yields the logits (B, V) of `EncodedExamples`, a batch at a time; a smaller one if there are entities."""
+        batch_size = min(batch_size, max(1, LARGEST_LOGITS // (1 + examples.entities)))
         for start in range(0, len(examples), batch_size):
             yield self.logits(examples.compact(slice(start, start + batch_size)))
 
@@ -291,6 +298,8 @@ def build(flags, corpus):
     names = ("embedding_size", "feature_size", "hops", "reader", "tying", "gates", "encoding", "keep_prob")
     names += ("mask_padding", "linear_attention", "attention", "inner_hops")
     options = {name: getattr(flags, name) for name in names}
+    if corpus.entities:
+        options |= {"entities": corpus.entities, "slot_times": False, "answer": flags.answer}
     return MemN2N_KV(
         vocab_size=len(corpus.vocabulary) + 1,
         sentence_size=corpus.sentence_size,
@@ -411,7 +420,7 @@ class Report(keras.callbacks.Callback):
             flush=True,
         )
         tasks = self.corpus.tasks
-        if len(tasks) > 1 and not self.heading:
+        if len(tasks) > 1 and not self.heading and not self.corpus.entities:
             for start in range(0, len(tasks), 10):  # two lines of ten tasks fit a terminal
                 shown = tasks[start : start + 10]
                 print("  task        " + " ".join(f"{task:5d}" for task in shown))
@@ -426,7 +435,7 @@ class Report(keras.callbacks.Callback):
 
 
 def exact_match(predicted, examples):
-    """The share of right answers in each task and over all questions.
+    """The share of questions with a right answer, in each task and over all questions.
 
     Args:
         predicted: (N,) label ids.
@@ -435,8 +444,8 @@ def exact_match(predicted, examples):
     Returns:
         A dict from task number, and from "all", to accuracy in 0..1.
     """
-    right = predicted == examples.answer
-    by_task = {int(task): float(np.mean(right[examples.task == task])) for task in np.unique(examples.task)}
+    right = (predicted[:, np.newaxis] == examples.right_answers()).any(axis=1)
+    by_task = {task.item(): float(np.mean(right[examples.task == task])) for task in np.unique(examples.task)}
     return {**by_task, "all": float(np.mean(right))}
 
 
@@ -451,11 +460,18 @@ def score(trainer, corpus):
 
 
 def mean_cross_entropy(trainer, examples):
-    """The mean cross-entropy of the right answers, in nats, without answers that training never saw."""
-    logits = np.concatenate(list(trainer.logits_of(examples)))
-    known = np.flatnonzero(examples.answer != data_utils.NEVER_SEEN)
-    if not len(known):
-        return float("inf")
-    top = logits.max(axis=1)
-    log_partition = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
-    return float(np.mean((log_partition[known] - logits[known, examples.answer[known]]).astype(np.float64)))
+    """The mean cross-entropy of the right answers, in nats, without answers that training never saw.
+
+    Of several right answers, the likeliest counts.
+    """
+    losses, answers = [], examples.right_answers()
+    for logits in trainer.logits_of(examples):
+        logits, right = np.asarray(logits), answers[: len(logits)]
+        answers = answers[len(logits) :]
+        top = logits.max(axis=1)
+        log_partition = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
+        right_logits = np.where(right == data_utils.NEVER_SEEN, -np.inf, np.take_along_axis(logits, right, axis=1))
+        losses.append(log_partition - right_logits.max(axis=1))
+    losses = np.concatenate(losses).astype(np.float64)
+    known = np.isfinite(losses)
+    return float(np.mean(losses[known])) if known.any() else float("inf")

@@ -387,7 +387,7 @@ def test_encode():
     np.testing.assert_array_equal(memories(encoded), newest_first)
     np.testing.assert_array_equal(encoded.query, [[2, 3, 0, 0], [1, 0, 0, 0], [3, 3, 3, 3]])
     np.testing.assert_array_equal(encoded.answer, [1, 4, 2])
-    assert {array.dtype for array in vars(encoded).values()} == {np.dtype(np.int32)}
+    assert {array.dtype for array in encoded.arrays().values()} == {np.dtype(np.int32)}
 
 
 def test_unknown_words_share_one_id_and_unseen_answers_match_no_prediction():

@@ -15,6 +15,7 @@ from helpers import ROOT, command
 import flags
 import joint
 import single
+import wikimovies
 
 RECIPES = ROOT / "recipes"
 TOOLS = sorted(f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py"))
@@ -193,7 +194,7 @@ def test_bad_recipes_are_one_sentence(content, words, tmp_path, capsys):
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.flags")), ids=lambda path: path.name)
 def test_recipes_of_the_project_are_valid(recipe, capsys):
-    script = single if "single" in recipe.stem else joint
+    script = wikimovies if "films" in recipe.stem else single if "single" in recipe.stem else joint
     values = vars(parse(script, f"@{recipe}"))
     assert capsys.readouterr().err == ""  # a note about flags without effect is for those that a user types
     if recipe.stem.startswith("original"):  # it spells out the defaults

@@ -8,6 +8,7 @@ import ask
 import joint
 import memn2n_kv
 import training
+import wikimovies
 from data_utils import UNKNOWN
 from flags import ATTENTIONS, GATES, LINEAR_ATTENTIONS, READERS, TYINGS
 from memn2n_kv import MemN2N_KV
@@ -56,8 +57,9 @@ def compact(inputs):
     assert not statements[0].any()
     key_slots, value_slots = rows.reshape(-1)[1:].reshape(2, *keys.shape[:2]).astype(np.int32)
     slots = {"key_slots": key_slots} if (key_slots == value_slots).all() else {}
-    slots = slots or {"key_slots": key_slots, "value_slots": value_slots}
-    return {"statements": statements.astype(np.int32), **slots, "query": inputs["query"]}
+    statements = statements.astype(np.int32)
+    slots = slots or {"key_slots": key_slots, "value_statements": statements, "value_slots": value_slots}
+    return {"statements": statements, **slots, "query": inputs["query"]}
 
 
 def answer(network, inputs):
@@ -579,7 +581,8 @@ def test_length_encoding_does_not_depend_on_padding():
 
 
 def test_flags_offer_the_choices_of_the_network():
-    actions = {action.dest: action for action in joint.flag_parser()._actions}
+    parsers = joint.flag_parser(), wikimovies.flag_parser()
+    actions = {action.dest: action for parser in parsers for action in parser._actions}
     assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
 
 
@@ -725,3 +728,91 @@ def test_inner_hops_have_few_weights(attention):
     networks = [make(tying="adjacent", gates=2, attention=attention, inner_hops=count) for count in (0, 2)]
     gates, heads = 2 * E * E + 2 * E, (E * E + 1 + 3 * E + 3) * (attention == "walk")
     assert networks[1].count_params() - networks[0].count_params() == 2 * (gates + heads)
+
+
+# --- entities -------------------------------------------------------------------------------------------
+
+NAMES = ["Kismet", "William Dieterle", "Laura", "Otto Preminger", "1944"]  # token ids 1 to 5
+DIRECTED_BY, WRITTEN_BY, WHO = 6, 7, 8  # words
+
+
+def make_film_network(**changes):
+    """A network that answers with entities; its memory has keys (entity, relation) and values (entity)."""
+    options = dict(vocab_size=4, sentence_size=2, memory_size=2, embedding_size=512, hops=1, tying="adjacent")
+    options |= dict(encoding="none", mask_padding=True, slot_times=False, entities=NAMES, answer="read")
+    return MemN2N_KV(**{**options, **changes})
+
+
+def film_inputs():
+    """`who directed Kismet` and `who directed Laura`, each with the facts about that film."""
+    inputs = {
+        "statements": [[0, 0], [1, DIRECTED_BY], [1, WRITTEN_BY], [3, DIRECTED_BY]],
+        "key_slots": [[1, 2], [3, 0]],
+        "value_statements": [[0, 0], [2, 0], [4, 0], [5, 0]],
+        "value_slots": [[1, 3], [2, 0]],
+        "query": [[1, WHO], [3, WHO]],
+    }
+    return {name: np.array(values, np.int32) for name, values in inputs.items()}
+
+
+def test_vectors_of_names_are_fixed_and_nearly_orthogonal():
+    vectors = memn2n_kv.name_vectors(NAMES, 512, 12.0)
+    assert not vectors[0].any()  # nil
+    vectors = vectors[1:]
+    np.testing.assert_array_equal(vectors[::-1], memn2n_kv.name_vectors(NAMES[::-1], 512, 12.0)[1:])
+    products = vectors @ vectors.T
+    np.testing.assert_allclose(np.diag(products), 12, rtol=1e-5)
+    assert np.abs(products - np.diag(np.diag(products))).max() < 12 * 5 / np.sqrt(512)
+
+
+def test_value_of_the_matching_key_is_the_answer():
+    network = make_film_network()
+    directed = 3 * np.eye(1, 512)
+    network.W[0].assign(np.concatenate([directed, -directed, directed]))
+    logits, attention = network(film_inputs(), return_attention=True)
+    assert logits.shape == (2, 1 + len(NAMES))
+    assert np.argmax(logits, axis=1).tolist() == [2, 4]  # William Dieterle, Otto Preminger: never trained
+    np.testing.assert_allclose(np.sum(attention, axis=-1), 1, rtol=1e-5)
+    assert attention[1, 0, 1] == 0  # of the empty slot
+
+
+def test_swapped_keys_and_values_give_other_answers():
+    network, inputs = make_film_network(), film_inputs()
+    pairs = {"statements": "value_statements", "key_slots": "value_slots"}
+    swapped = inputs | {a: inputs[b] for a, b in pairs.items()} | {b: inputs[a] for a, b in pairs.items()}
+    answers = np.argmax(network(inputs), axis=1)
+    assert answers[1] == 4 and np.argmax(network(swapped), axis=1).tolist() == [1, 3]
+
+
+def test_candidates_are_columns_of_all_logits():
+    network, inputs = make_film_network(), film_inputs()
+    candidates = np.array([4, 0, 2], np.int32)
+    logits = network({**inputs, "candidates": candidates})
+    np.testing.assert_allclose(logits, np.asarray(network(inputs))[:, candidates], rtol=1e-5, atol=1e-5)
+
+
+def test_entities_are_neither_trained_nor_saved(tmp_path):
+    network = make_film_network()
+    assert [variable.shape for variable in network.variables] == [(3, 512), (3, 512)]
+    network.save(tmp_path / "films.keras")
+    again = keras.saving.load_model(tmp_path / "films.keras")
+    assert again.config["entities"] == []
+    again.set_entities(NAMES)
+    np.testing.assert_allclose(again(film_inputs()), network(film_inputs()), rtol=1e-6)
+
+
+def test_entities_may_be_added_after_training():
+    """Names, not ids, fix the vectors."""
+    network, inputs = make_film_network(), film_inputs()
+    logits = np.asarray(network(inputs))
+    network.set_entities(["A film that no training question asks for", *NAMES])
+    tokens = {name: inputs[name] for name in ("statements", "value_statements", "query")}
+    moved = {name: np.where(ids > 0, ids + 1, 0) for name, ids in tokens.items()}
+    np.testing.assert_allclose(network({**inputs, **moved})[:, 2:], logits[:, 1:], rtol=1e-5, atol=1e-5)
+
+
+def test_entities_need_the_bow_reader_with_adjacent_tying():
+    with pytest.raises(ValueError, match="adjacent"):
+        make_film_network(tying="shared")
+    with pytest.raises(ValueError, match="multiple of 8"):
+        make_film_network(embedding_size=100)
