@@ -100,8 +100,14 @@ def _watch_signals():
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
+
+    def interrupt(number, frame):
+        for stop in STOP_SIGNALS:  # once is enough
+            signal.signal(stop, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, interrupt)
 
     def end():
         number = os.read(reader, 1)[0]

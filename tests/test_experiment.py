@@ -167,7 +167,7 @@ def test_a_tiny_run_learns(reader):
     run(single, flags, "--l2_lambda 0.001 --batch_size 16 --evaluation_interval 5 --random_state 1")
     ((task, testing, training_accuracy, validation),) = score_rows("single_scores.csv")
     assert task == 1
-    assert training_accuracy > 0.95 and testing > 0.9 and validation > 0.8  # guessing gives 0.25
+    assert training_accuracy > 0.95 and testing > 0.85 and validation > 0.8  # guessing gives 0.25
     history = read_csv(run_folder() / "history_task1.csv")
     losses = [float(row["loss"]) for row in history]
     assert len(losses) == 40 and np.mean(losses[-10:]) < losses[0] / 2
