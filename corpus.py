@@ -13,7 +13,7 @@ from six.moves.urllib.error import HTTPError, URLError
 import babi_simulator
 import movie_utils
 from data_utils import TREE, parse_text
-from flags import HERE, TASKS, InputError
+from flags import HERE, TASKS, InputError, quiet_import
 
 DATA = os.path.join(HERE, "data")  # beside the scripts, wherever the command is started
 PUBLISHED = os.path.join(DATA, TREE, "en")
@@ -150,7 +150,8 @@ def _place_films(unpacked):
 
 def _download(url, sha256, folder):
     """Fetches a file into a folder; returns its path if its checksum is right, else None."""
-    import keras  # here, because it imports TensorFlow
+    with quiet_import():
+        import keras  # here, because it imports TensorFlow
 
     timeout, is_logging = socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()
     socket.setdefaulttimeout(SILENCE)

@@ -13,6 +13,10 @@ import sys
 import threading
 import time
 
+# Before anything imports Keras: training uses TensorFlow itself, so no other backend works, and its log is long.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 HERE = os.path.dirname(os.path.abspath(__file__))  # the project: its data, recipes and models are found from anywhere
 TASKS = range(1, 21)
 KINDS = (  # types of questions about films, which stand in place of task numbers; the last is for all questions
@@ -38,6 +42,19 @@ JIT_COMPILE = ("auto", "on", "off")
 NEWEST = ""  # the value of --resume without a folder
 LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
 UNUSED = "unused"  # recorded for a flag that has no effect beside the others
+
+
+@contextlib.contextmanager
+def quiet_import():
+    """Hides what TensorFlow prints at its import: without a GPU, warnings that no setting hides."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 class InputError(ValueError):

@@ -8,25 +8,16 @@ import numpy as np
 
 import data_utils
 import scores
-from flags import UNUSED, InputError
+from flags import UNUSED, InputError, quiet_import
 
-os.environ["KERAS_BACKEND"] = "tensorflow"  # training uses TensorFlow itself, so no other backend works
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not faster on steps this small
-_stderr = os.dup(2)
-with open(os.devnull, "w") as _nowhere:
-    # Without a GPU, TensorFlow prints warnings that no setting hides; `set_up_devices` says what is used.
-    os.dup2(_nowhere.fileno(), 2)
-    try:
-        import keras
-        import tensorflow as tf
-        from tensorflow.python.eager import context
+with quiet_import():
+    import keras
+    import tensorflow as tf
+    from tensorflow.python.eager import context
 
-        from input_pipeline import batches, room_of_batches
-        from memn2n_kv import MemN2N_KV
-    finally:
-        os.dup2(_stderr, 2)
-        os.close(_stderr)
+    from input_pipeline import batches, room_of_batches
+    from memn2n_kv import MemN2N_KV
 warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # a memory may have one slot
 tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces its own functions
 

@@ -149,7 +149,7 @@ def test_numbers_that_are_not_finite_end_the_run(small):
 def write_places(folder):
     """A task that a small network masters: where is one of the two or three people in the story."""
     random = np.random.default_rng(0)
-    for split, stories in (("train", 150), ("test", 20)):
+    for split, stories in (("train", 150), ("test", 100)):
         lines = []
         for _ in range(stories):
             names = random.permutation(["Anna", "Otto", "Ines", "Karl"])[: random.integers(2, 4)]
@@ -178,7 +178,7 @@ def test_a_tiny_run_learns(reader):
 def test_compiled_and_plain_training_agree(reader, small):
     results = {}
     for choice in ("on", "off"):
-        flags = f"--epochs 4 --reader {reader} --random_state 7 --learning_rate 0.05 --jit_compile {choice}"
+        flags = f"--epochs 4 --hops 2 --reader {reader} --random_state 7 --learning_rate 0.05 --jit_compile {choice}"
         run(single, small, flags, f"--log_dir {choice}")
         assert settings(run_folder(choice) / "params.csv")["jit_compile"] == choice
         results[choice] = weights(run_folder(choice) / "model_task1.keras")
