@@ -330,6 +330,7 @@ class Person:
         self.read_until(line)  # the terminal's echo
 
     def leave(self, key):
+        self.read_until("> ")  # before the prompt, the key would be lost: the terminal is not yet Readline's
         os.write(self.terminal, key)
         status = self.process.wait(timeout=60)
         os.close(self.terminal)
