@@ -9,6 +9,8 @@ import fcntl
 import itertools
 import json
 import os
+import platform
+import subprocess
 import time
 from importlib.metadata import version
 from typing import NamedTuple
@@ -17,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 import files
-from flags import InputError
+from flags import HERE, InputError
 
 RECORD = "run.json"
 FORMAT = 2
@@ -30,7 +32,8 @@ class Run:
         folder: its path.
         record: the content of `run.json`, a dict. Settled at the beginning: `script`, `started`, `asked` (flags as
             given), `flags` (as settled), `params` (as recorded), `score_file`, `params_file`, `digests` of each model's
-            corpus, `machine`. Growing: `outcomes` of models, `appending` and `appended` (`append_once`), `finished`.
+            corpus, `machine`. Changing: `name` (None without one), `outcomes` of models, `appending` and `appended`
+            (`append_once`), `finished`; and `epochs` in all three kinds of flags if the run is extended.
 
     Raises:
         InputError: another process works on it.
@@ -177,6 +180,17 @@ def load_state(path):
 
 
 def machine():
-    """What a continued run must share with its beginning to end in the same bytes: package versions and cores."""
+    """What a continued run must share with its beginning to end in the same bytes: versions and cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {**{name: version(name) for name in ("tensorflow", "keras", "numpy")}, "cores": cores}
+    packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
+    return {"commit": commit(), "python": platform.python_version(), **packages, "cores": cores}
+
+
+def commit():
+    """The git commit of the project, with "+" if its files have changed since; None if it is not a git checkout."""
+    describe = ["git", "--no-optional-locks", "-C", HERE, "describe", "--always", "--exclude=*", "--abbrev=40"]
+    try:
+        done = subprocess.run([*describe, "--dirty=+"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

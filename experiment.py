@@ -32,7 +32,7 @@ from checkpoint import State
 from flags import STOP_SIGNALS, UNUSED, InputError, say_when_stopped
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
-FREE_FLAGS = ("resume", "log_dir", "workers", "command", "given")  # they do not change what comes out
+FREE_FLAGS = ("resume", "log_dir", "workers", "command", "given", "name")  # they do not change what comes out
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
 
@@ -98,8 +98,16 @@ def worth_compiling(flags, corpus):
 
     Compiling takes 2 s (bow) or 5 s (GRU) on two cores; from about this many slots on, faster steps pay for it.
     """
-    slots = len(corpus.training) * flags.epochs * corpus.memory_size
+    epochs = vars(flags).get("epochs_at_first", flags.epochs)  # a run that is extended stays as it began
+    slots = len(corpus.training) * epochs * corpus.memory_size
     return slots > (5_000_000 if flags.reader == "bow" else 1_250_000)
+
+
+def hyperparameters(flags, seed):
+    """The flags that a model depends on as numbers and texts, by name, for TensorBoard."""
+    left_out = (*FREE_FLAGS, *FILE_FLAGS, "score_file", "random_state")
+    values = {name: value for name, value in vars(flags).items() if name not in left_out}
+    return {"seed": seed} | {n: value if isinstance(value, int | float) else str(value) for n, value in values.items()}
 
 
 def train_model(job):
@@ -122,8 +130,10 @@ def train_model(job):
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
     progress_bar = sys.stdout.isatty() and not job.parallel
     schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
-    report = training.Report(corpus, *schedule, job.heading(), progress_bar)
-    report.rows = state.history
+    report = training.Report(corpus, *schedule, job.heading(), progress_bar, flags.keep == "best", flags.patience)
+    width = len(report.columns)
+    report.rows = [row + [""] * (width - len(row)) for row in state.history]  # earlier versions had fewer columns
+    report.best = (state.arrays or {}).get("best")
     if report.rows:  # a kill may have come between the state and the history
         files.write(history_path, scores.csv_bytes(report.rows, report.columns))
     begin = last_save = time.monotonic()
@@ -132,7 +142,7 @@ def train_model(job):
         nonlocal last_save
         if report.reported or time.monotonic() - last_save > SAVE_SECONDS:
             seconds = state.seconds + time.monotonic() - begin
-            arrays = report.model.state()
+            arrays = report.model.state() | ({} if report.best is None else {"best": report.best})
             checkpoint.save_state(state_path, State(epoch + 1, report.rows, seconds, arrays))
             files.write(history_path, scores.csv_bytes(report.rows, report.columns))
             last_save = time.monotonic()
@@ -140,9 +150,10 @@ def train_model(job):
     callbacks = [report, training.keras.callbacks.LambdaCallback(on_epoch_end=save)]
     if flags.tensorboard:
         folder = os.path.join(job.folder, f"tensorboard{job.name}")
-        callbacks.append(training.keras.callbacks.TensorBoard(folder, write_graph=False))
+        callbacks += training.tensorboard(folder, hyperparameters(flags, job.seed))
+    epochs_done = flags.epochs if report.out_of_patience() else state.epoch
     try:
-        trainer = training.train(flags, corpus, job.seed, job.jit_compile, callbacks, state.epoch, state.arrays)
+        trainer = training.train(flags, corpus, job.seed, job.jit_compile, callbacks, epochs_done, state.arrays)
     except (MemoryError, training.tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
@@ -320,6 +331,7 @@ def begin(script, flags, task_groups, source):
         if "param_output_file" in vars(flags):
             params_file = flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv")
         return {
+            "name": flags.name,
             "asked": as_given,
             "flags": {**vars(flags), "data_dir": os.path.abspath(flags.data_dir)},
             "params": params(flags, corpora),
@@ -331,7 +343,7 @@ def begin(script, flags, task_groups, source):
 
     the_run = checkpoint.Run.create(flags.log_dir, script, settled)
     models = len(corpora) * flags.restarts
-    print(f"{the_run.folder}: {models} model{'s' if models > 1 else ''} to train; loading TensorFlow", flush=True)
+    print(f"{label(the_run)}: {models} model{'s' if models > 1 else ''} to train; loading TensorFlow", flush=True)
     return the_run, flags, corpora
 
 
@@ -342,7 +354,7 @@ def compiled(flags, corpus):
 
 def params(flags, corpora):
     """The flags as they are used, a dict from name to value, for parameter files."""
-    values = {name: value for name, value in sorted(vars(flags).items()) if name not in ("given", "resume")}
+    values = {name: value for name, value in sorted(vars(flags).items()) if name not in ("given", "resume", "name")}
     if "task_id" in values:
         values["task_id"] = ",".join(map(str, flags.task_id))
     if flags.restarts * len(corpora) == 1:
@@ -389,6 +401,7 @@ def _continued(the_run, flags, task_groups, source):
     folder, record, changeable = the_run.folder, the_run.record, ("data_dir", "output_file")
     for name, value in asked(flags).items():
         same = value in (record["asked"].get(name), record["flags"].get(name))
+        same = same or name == "epochs" and value > record["flags"]["epochs"]
         if name in flags.given and name not in changeable and not same:
             raise InputError(
                 f"{folder}: this run has --{name} {record['flags'].get(name)}, not {value}; leave --{name} out, or "
@@ -396,15 +409,22 @@ def _continued(the_run, flags, task_groups, source):
             )
     if "output_file" in flags.given:  # for the rows that are not written yet
         record["score_file"] = os.path.abspath(flags.output_file)
+    if "name" in flags.given:
+        record["name"] = flags.name
+    progress = "continued"
+    if "epochs" in flags.given and flags.epochs > record["flags"]["epochs"]:
+        progress = f"extended from {record['flags']['epochs']} to {flags.epochs} epochs"
+        extend(the_run, flags.epochs)
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
-    flags = argparse.Namespace(**{**record["flags"], **changed})
+    flags = argparse.Namespace(**{**vars(flags), **record["flags"], **changed})  # earlier versions had fewer flags
     if record["finished"]:
-        print(f"{folder}: this run is finished; its scores are in {record['score_file']}.")
+        the_run.save()
+        print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
     scores.check_score_file(record["score_file"])
     for name, value in checkpoint.machine().items():
-        if value != record["machine"][name]:
-            print(f"note: this run began with {name} {record['machine'][name]}, not {value}: digits may differ.")
+        if value != record["machine"].get(name):
+            print(f"note: this run began with {name} {record['machine'].get(name)}, not {value}: digits may differ.")
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     for corpus, digest in zip(corpora, record["digests"], strict=True):
         if data_utils.digest(corpus) != digest:
@@ -413,8 +433,32 @@ def _continued(the_run, flags, task_groups, source):
                 "it cannot be continued with others."
             )
     finished, models = len(record["outcomes"]), len(corpora) * flags.restarts
-    print(f"{folder}: continued; {finished} of {models} models are finished.", flush=True)
+    the_run.save()
+    print(f"{label(the_run)}: {progress}; {finished} of {models} models are finished.", flush=True)
     return flags, corpora
+
+
+def extend(the_run, epochs):
+    """Changes the record of a run, without saving it, so that its models go on to a larger number of epochs.
+
+    Schedules and compiling stay as they were settled for the number with which the run began.
+
+    Raises:
+        InputError: the state of a finished model is missing, or rows were being written when the run was stopped.
+    """
+    record = the_run.record
+    for name in record["outcomes"]:
+        path = the_run.path(f"state{name}.npz")
+        if not os.path.exists(path):
+            raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
+    if record["appending"].keys() - record["appended"]:
+        raise InputError(
+            f"{the_run.folder}: this run was stopped while it wrote its scores; continue it without --epochs first."
+        )
+    record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
+    for values in (record["asked"], record["flags"], record["params"]):
+        values["epochs"] = epochs
+    record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
 
 
 def train_all(the_run, flags, corpora, source):
@@ -437,14 +481,14 @@ def train_all(the_run, flags, corpora, source):
         for corpus in corpora
         for i in range(flags.restarts)
     ]
-    outcomes, chosen = [], []
+    outcomes, chosen, rows = [], [], []
     begin = time.monotonic()
     for job, outcome in zip(jobs, train_models(jobs, finished, flags.workers), strict=True):
         outcomes.append(outcome)
         finish(the_run, job, outcome)
         if len(outcomes) % flags.restarts == 0:
             last = slice(len(outcomes) - flags.restarts, len(outcomes))
-            chosen.append(write_scores(the_run, flags, jobs[last], outcomes[last]))
+            chosen.append(write_scores(the_run, flags, jobs[last], outcomes[last], rows))
         trained, left = len(outcomes) - len(finished), len(jobs) - len(outcomes)
         if left and trained > 0:
             minutes = left * (time.monotonic() - begin) / trained / 60
@@ -465,17 +509,15 @@ def train_all(the_run, flags, corpora, source):
 
 
 def finish(the_run, job, outcome):
-    """Records the outcome of a model and removes its state."""
+    """Records the outcome of a model."""
     if job.name not in the_run.record["outcomes"]:
         the_run.record["outcomes"][job.name] = outcome._asdict()
         the_run.save()
     seconds = [[f"model{name}.keras", f"{o['seconds']:.1f}"] for name, o in the_run.record["outcomes"].items()]
     files.write(the_run.path("times.csv"), scores.csv_bytes(seconds, ["Model", "Seconds"]))
-    if os.path.exists(job.path("state", "npz")):
-        os.remove(job.path("state", "npz"))
 
 
-def write_scores(the_run, flags, jobs, outcomes):
+def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
     """Writes the rows of all restarts of a model, and copies the files of the one that validation chose.
 
     Args:
@@ -483,6 +525,7 @@ def write_scores(the_run, flags, jobs, outcomes):
         flags: settled flags.
         jobs: the restarts.
         outcomes: their outcomes.
+        earlier_rows: rows of the models before them, to which theirs are added.
 
     Returns:
         The outcome that validation chose.
@@ -498,9 +541,10 @@ def write_scores(the_run, flags, jobs, outcomes):
                 path = job.path(kind, extension)
                 with files.replacing(path.replace(f"_seed{job.seed}.", ".")) as temporary:
                     shutil.copyfile(path, temporary)
-    for key, path in (("scores", the_run.record["score_file"]), ("own scores", the_run.path("scores.csv"))):
-        key = f"{key} of {describe(jobs[0].corpus.tasks)}"
-        the_run.append_once(key, path, lambda last: scores.csv_bytes(rows, last_byte=last))
+    key, path = f"scores of {describe(jobs[0].corpus.tasks)}", the_run.record["score_file"]
+    the_run.append_once(key, path, lambda last: scores.csv_bytes(rows, last_byte=last))
+    earlier_rows += rows
+    files.write(the_run.path("scores.csv"), scores.csv_bytes(earlier_rows))
     return chosen
 
 
@@ -508,6 +552,11 @@ def say_simulated(data_dir, source):
     """Prints that the scores of this run are not those of the published questions."""
     print(f"{data_dir}: these {source.content} are simulated, not the published {source.name} {source.content};")
     print(f"the scores of this run are marked as simulated and are not {source.name} scores.", flush=True)
+
+
+def label(the_run):
+    """The folder of a run, with its name if it has one."""
+    return f"{the_run.folder} ({the_run.record['name']})" if the_run.record.get("name") else the_run.folder
 
 
 def how_to_continue(the_run):

@@ -39,6 +39,7 @@ TEMPLATE_SETS = ("one", "all")
 OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
 JIT_COMPILE = ("auto", "on", "off")
+KEPT = ("last", "best")  # epochs whose model is saved
 NEWEST = ""  # the value of --resume without a folder
 LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
 UNUSED = "unused"  # recorded for a flag that has no effect beside the others
@@ -184,6 +185,13 @@ def path(text):
     if not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a file name of printable characters")
     return text
+
+
+def title(text):
+    """An argparse type: a short text that can be printed in a line."""
+    if not text.isprintable() or not 0 < len(text.strip()) <= 60:
+        raise argparse.ArgumentTypeError(f"expected 1 to 60 printable characters, found {text!r}")
+    return text.strip()
 
 
 def folder(text):
@@ -387,11 +395,14 @@ def training_parser(description, films=False, **defaults):
         add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
         add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, a share of slots")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
+    add("--keep", choices=KEPT, default="last", help="save the last epoch, or the best report on validation")
+    add("--patience", type=number(int, 0), default=0, help="reports without a better one that end training; 0: never")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
     add("--restarts", type=size, default=1, help="train models from this many seeds; validation chooses one")
     add("--workers", type=count, help="models trained at once (default: one per core, or one where there is a GPU)")
 
     add = parser.add_argument_group("files").add_argument
+    add("--name", type=title, help="what the run is called, in its record and its first line")
     default = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
     add("--output_file", type=path, help=f"score file, appended to if it exists{default}")
     if "param_output_file" in defaults:
@@ -405,8 +416,8 @@ def training_parser(description, films=False, **defaults):
         nargs="?",
         const=NEWEST,
         metavar="FOLDER",
-        help="continue the run in FOLDER with its own flags; without FOLDER, the newest unfinished run in --log_dir "
-        "that this script began with the same flags",
+        help="continue the run in FOLDER with its own flags, or extend it by a larger --epochs; without FOLDER, the "
+        "newest unfinished run in --log_dir that this script began with the same flags",
     )
 
     add = parser.add_argument_group("machine").add_argument

@@ -15,6 +15,7 @@ from flags import HERE, KINDS, TASKS, InputError
 
 COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 HISTORY_COLUMNS = ("epoch", "loss", "training", "validation")
+HISTORY_END = ("learning rate", "seconds")
 ALL = KINDS[-1]  # in place of a task: accuracy over all questions
 HIGHEST_ERROR = 0.05  # a task with a higher test error has failed
 
@@ -137,8 +138,9 @@ def check_score_file(path):
 
 
 def history_columns(tasks):
-    """The columns of a history file: `HISTORY_COLUMNS`, then training and validation accuracy by task."""
-    return [*HISTORY_COLUMNS, *(f"{split} {task}" for split in ("training", "validation") for task in tasks)]
+    """The columns of a history file: `HISTORY_COLUMNS`, accuracies by task, `HISTORY_END`."""
+    by_task = (f"{split} {task}" for split in ("training", "validation") for task in tasks)
+    return [*HISTORY_COLUMNS, *by_task, *HISTORY_END]
 
 
 # --- read -------------------------------------------------------------------------------------------------
@@ -203,8 +205,9 @@ def read_history(path):
     """Reads a history file; see `read_table`.
 
     Returns:
-        A dict from column to a float array with one number per epoch: the loss of each epoch, and accuracies in 0..1
-        that are nan where the epoch has no report.
+        A dict from column to a float array with one number per epoch: loss, learning rate and seconds of each epoch,
+        and accuracies in 0..1 that are nan where the epoch has no report. Histories of earlier versions lack
+        `HISTORY_END`.
     """
     rows = read_table(path, HISTORY_COLUMNS, lambda row: {name: float(cell or "nan") for name, cell in row.items()})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}

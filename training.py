@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 import warnings
 
 import numpy as np
@@ -371,37 +372,69 @@ class Report(keras.callbacks.Callback):
         epochs: number of epochs of the training.
         interval: epochs between two reports of accuracy; the last epoch has one too.
         linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
+            They are never the best ones: the saved network has the attention of the epochs after them.
         heading: printed before each line; with a heading there are no accuracies by task.
         progress_bar: show one.
+        keep_best: end with the weights of the best report on validation; among equals, of the first.
+        patience: reports without a better one after which training ends; 0 for never.
 
     Attributes:
         rows: a list of cells for each epoch: epoch, loss and, at a report, training and validation accuracy, then both
-            by task; see `columns`.
+            by task, and for each epoch its learning rate and its seconds of training; see `columns`.
         reported: whether the last epoch had a report.
+        best: the weights of the best report, a vector, if they are to be kept.
     """
 
-    def __init__(self, corpus, epochs, interval, linear_epochs=0, linear_end_epochs=0, heading="", progress_bar=False):
+    def __init__(
+        self,
+        corpus,
+        epochs,
+        interval,
+        linear_epochs=0,
+        linear_end_epochs=0,
+        heading="",
+        progress_bar=False,
+        keep_best=False,
+        patience=0,
+    ):
         super().__init__()
         self.corpus, self.epochs, self.interval, self.heading = corpus, epochs, interval, heading
         self.marks = ["  (linear start)"] * linear_epochs + ["  (linear end)"] * linear_end_epochs  # by epoch
         self.columns = scores.history_columns(corpus.tasks)
         self.rows, self.reported = [], False
+        self.keep_best, self.best, self.patience = keep_best, None, patience
         self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"]) if progress_bar else None
 
+    def best_report(self):
+        """(row of the best report on validation, number of reports since); (None, 0) before the first that counts."""
+        reports = [row for row in self.rows[len(self.marks) :] if row[3]]
+        best = max(reports, key=lambda row: float(row[3]), default=None)
+        return best, len(reports) - 1 - reports.index(best) if best else 0
+
+    def out_of_patience(self):
+        """Whether training ends before its last epoch, as validation no longer improves."""
+        return 0 < self.patience <= self.best_report()[1]
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.rate, self.begin = float(self.model.optimizer.learning_rate), time.monotonic()
+
     def on_epoch_end(self, epoch, logs=None):
+        end = [f"{self.rate:.6g}", f"{time.monotonic() - self.begin:.4f}"]
         epoch += 1
         loss = float(logs["loss"])
         if self.bar:
             self.bar.update(epoch, [("loss", loss)])
         self.reported = epoch % self.interval == 0 or epoch == self.epochs
         if not self.reported:
-            self.rows.append([str(epoch), f"{loss:.4f}", *[""] * (len(self.columns) - 2)])
+            self.rows.append([str(epoch), f"{loss:.4f}", *[""] * (len(self.columns) - 4), *end])
             return
         training, validation = (
             exact_match(self.model.answers(examples), examples)
             for examples in (self.corpus.training, self.corpus.validation)
         )
         logs.update(training=training["all"], validation=validation["all"])  # for the callbacks after this one
+        for split, accuracies in (("training", training), ("validation", validation)):
+            logs.update({f"{split}/{task}": accuracies[task] for task in self.corpus.tasks})
         if self.bar and epoch != self.epochs:
             print()
         print(
@@ -419,7 +452,31 @@ class Report(keras.callbacks.Callback):
                     print(f"  {name:<12}" + " ".join(f"{accuracies[task]:5.2f}" for task in shown))
         cells = [loss, training["all"], validation["all"]]
         cells += [accuracies[task] for accuracies in (training, validation) for task in tasks]
-        self.rows.append([str(epoch), *(f"{cell:.4f}" for cell in cells)])
+        self.rows.append([str(epoch), *(f"{cell:.4f}" for cell in cells), *end])
+        if self.keep_best and self.best_report()[0] is self.rows[-1]:
+            self.best = self.model.vector.numpy()
+        self.model.stop_training = self.out_of_patience()
+
+    def on_train_end(self, logs=None):
+        best, since = self.best_report()
+        if self.out_of_patience():
+            print(f"{self.heading}training ended: {since} reports without a better validation accuracy", flush=True)
+        if self.keep_best:
+            self.model.vector.assign(self.best)
+            self.model.update_network()
+            print(f"{self.heading}kept: epoch {best[0]}  validation {best[3]}", flush=True)
+
+
+def tensorboard(folder, hyperparameters):
+    """Keras callbacks that write TensorBoard logs.
+
+    Args:
+        folder: for the logs: loss and learning rate, accuracies of reports by task.
+        hyperparameters: a dict from name to number or text, for TensorBoard's table of runs.
+    """
+    from tensorboard.plugins.hparams import api
+
+    return [keras.callbacks.TensorBoard(folder, write_graph=False), api.KerasCallback(folder, hyperparameters)]
 
 
 # --- accuracy -------------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
+import h5py
 import keras
 import kill_runs
 import numpy as np
@@ -51,12 +53,23 @@ def small(small_corpus, tmp_path, monkeypatch):
     return f"--data_dir {small_corpus} {sizes} --random_state 7 --task_id 1,2 --output_file scores.csv --pictures False"
 
 
+def weights(model_file):
+    """The bytes of the weights in a Keras file; the names beside them depend on the process."""
+    arrays = []
+    with zipfile.ZipFile(model_file) as archive, archive.open("model.weights.h5") as content, h5py.File(content) as file:
+        file.visititems(lambda name, item: arrays.append(item[()].tobytes() if hasattr(item, "shape") else b""))
+    return b"".join(arrays)
+
+
 def results(place="."):
-    """The score files and histories of a run, which must not depend on interruptions, by name."""
+    """What must not depend on interruptions, by name: score files, histories, weights of models."""
     folder = run_folder(Path(place, "logs"))
     paths = {path.name: path for path in folder.glob("history*.csv")}
     paths |= {"scores": Path(place, "scores.csv"), "own scores": folder / "scores.csv"}
-    return {name: path.read_bytes() for name, path in paths.items()}
+    contents = {name: path.read_bytes() for name, path in paths.items()}
+    for path in folder.glob("model*.keras"):
+        contents[path.name] = weights(path)
+    return {n: kill_runs.without_seconds(c) if n.startswith("history") else c for n, c in contents.items()}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +142,7 @@ def refusal(*arguments, script=single):
     "more",
     [
         "--keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1",
-        "--optimizer sgd --linear_start 4 --tying adjacent --gates 2",
+        "--optimizer sgd --linear_start 4 --tying adjacent --gates 2 --keep best --patience 2",
     ],
     ids=["dropout", "linear start"],
 )
@@ -142,7 +155,7 @@ def test_a_run_that_is_stopped_twice_ends_in_the_same_bytes(more, small, uninter
         run(single, small, more, "--task_id 1 --resume")
     assert checkpoint.load_state(folder / "state_task1.npz").epoch == 5
     run(single, small, more, "--task_id 1 --resume")
-    assert results() == expected and not list(folder.glob("state*")) and not temporary_files()
+    assert results() == expected and not temporary_files()
 
 
 def test_a_run_that_is_stopped_in_each_of_its_models_ends_in_the_same_bytes(small, uninterrupted, capsys):
@@ -150,12 +163,12 @@ def test_a_run_that_is_stopped_in_each_of_its_models_ends_in_the_same_bytes(smal
     folder = stopped(small, save=2)
     with at_call(checkpoint, "save_state", 3, kill), pytest.raises(Killed):
         run(single, f"--resume {folder}")
-    assert (folder / "state_task2.npz").exists() and not (folder / "state_task1.npz").exists()
+    assert checkpoint.load_state(folder / "state_task2.npz").epoch == 4
     assert [row["Task"] for row in read_csv("scores.csv")] == ["1"]
     capsys.readouterr()
     run(single, f"--resume {folder}")
     assert capsys.readouterr().out.startswith(f"{folder}: continued; 1 of 2 models are finished.\n")
-    assert results() == expected and not list(folder.glob("state*")) and not temporary_files()
+    assert results() == expected and not temporary_files()
 
 
 def test_a_run_that_is_killed_before_any_of_its_writes_ends_in_the_same_bytes(small):
@@ -188,6 +201,67 @@ def test_a_run_is_continued_under_another_name_of_its_folder(small, uninterrupte
     assert os.listdir() == []
     monkeypatch.chdir(tmp_path)
     assert results() == expected
+
+
+def test_patience_that_has_ended_a_training_ends_it_once(small, uninterrupted):
+    more = "--task_id 1 --keep best --patience 1 --learning_rate 1e-6"  # of which validation takes no notice
+    expected = uninterrupted(more)
+    folder = stopped(small, more, save=2)
+    run(single, f"--resume {folder}")
+    assert results() == expected and checkpoint.load_state(folder / "state_task1.npz").epoch == 4
+
+
+@pytest.mark.parametrize("stop", [None, 2], ids=["finished", "in its second model"])
+def test_a_run_is_extended_to_the_same_bytes_as_a_longer_one(stop, small, uninterrupted, capsys):
+    more = "--keep best --learning_rate 0.05"
+    expected, short = uninterrupted(more), f"{small} {more} --epochs 2"
+    if stop:
+        folder = stopped(short, save=stop)
+    else:
+        run(single, short)
+        folder = Path("logs", run_folder().name)
+    rows = Path("scores.csv").read_bytes()
+    assert "this run has --epochs 2, not 1" in refusal(f"--resume {folder} --epochs 1")
+    capsys.readouterr()
+    with at_call(checkpoint, "save_state", 3, kill), pytest.raises(Killed):
+        run(single, f"--resume {folder} --epochs 6 --log_dir logs")
+    assert capsys.readouterr().out.startswith(f"{folder}: extended from 2 to 6 epochs; 0 of 2 models are finished.\n")
+    run(single, f"--resume {folder}")
+    assert Path("scores.csv").read_bytes().startswith(rows)  # rows of the shorter run stay, the others follow
+    new_rows = Path("scores.csv").read_bytes().removeprefix(rows)
+    assert {**expected, "scores": None} == {**results(), "scores": None}
+    assert new_rows == expected["scores"].removeprefix(f"{HEADER}\n".encode())
+    run(single, f"--resume {folder} --epochs 6")
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_runs_that_cannot_be_extended_are_refused(small):
+    small += " --task_id 1 --epochs 2"
+    run(single, small)
+    folder = Path("logs", run_folder().name)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "appended": []}))  # killed before it noted its rows
+    assert "while it wrote its scores; continue it without --epochs" in refusal(f"--resume {folder} --epochs 4")
+    (folder / "state_task1.npz").unlink()
+    assert "state_task1.npz: the state of a finished model is missing" in refusal(f"--resume {folder} --epochs 4")
+
+
+def test_runs_of_an_earlier_version_are_continued(small, uninterrupted):
+    """Without the flags, versions and columns of the history that came later."""
+    expected = uninterrupted("--task_id 1")
+    folder = stopped(small, "--task_id 1")
+    record = json.loads((folder / "run.json").read_text())
+    for name, values in {"flags": ("keep", "patience", "name"), "machine": ("commit", "python")}.items():
+        for value in values:
+            del record[name][value]
+    del record["name"]
+    (folder / "run.json").write_text(json.dumps(record))
+    state = checkpoint.load_state(folder / "state_task1.npz")
+    state = state._replace(history=[row[:-2] for row in state.history])
+    checkpoint.save_state(str(folder / "state_task1.npz"), state)
+    run(single, f"--resume {folder}")
+    row = (folder / "history_task1.csv").read_text().splitlines()[1]
+    assert row.endswith(",,") and results()["scores"] == expected["scores"]
 
 
 def test_which_run_is_continued(small, capsys):
@@ -238,6 +312,24 @@ def test_other_versions_and_cores_are_noted(small, capsys, monkeypatch):
     capsys.readouterr()
     run(single, f"--resume {folder}")
     assert capsys.readouterr().out.count("digits may differ.") >= 3
+
+
+def test_the_commit_has_a_mark_if_files_have_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "HERE", str(tmp_path))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert checkpoint.commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "1"]):
+        subprocess.run([*git, *words], check=True)
+    commit = checkpoint.commit()
+    assert len(commit) == 40
+    (tmp_path / "file").write_text("2")
+    assert checkpoint.commit() == f"{commit}+"
+    monkeypatch.setenv("PATH", "")
+    assert checkpoint.commit() is None
 
 
 # --- signals ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import kill_runs
 import numpy as np
 import pytest
 from helpers import (
@@ -25,6 +26,7 @@ from helpers import (
 )
 
 import babi_simulator
+import checkpoint
 import data_utils
 import experiment
 import joint
@@ -48,6 +50,11 @@ def small(small_corpus):
 def own_folder(tmp_path, monkeypatch):
     """Each test works in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+
+
+def history(path):
+    """The bytes of a history that the same seed must repeat."""
+    return kill_runs.without_seconds(path.read_bytes())
 
 
 def weights(model_file):
@@ -121,6 +128,21 @@ def test_parameter_files_are_appended_to(small):
     assert "line 1" in refusal(joint, small, "--param_output_file", run_folder() / "scores.csv")
 
 
+def test_tensorboard_has_accuracies_by_task_and_the_flags(small):
+    pytest.importorskip("tensorboard", reason="needs the package tensorboard")
+    import tensorflow as tf
+
+    run(single, small, "--epochs 2 --evaluation_interval 1 --tensorboard True")
+    tags = {
+        value.tag
+        for path in run_folder().glob("tensorboard_task1/**/*.tfevents*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert {"epoch_loss", "epoch_validation", "epoch_training/1", "epoch_validation/1"} <= tags
+    assert "_hparams_/session_start_info" in tags
+
+
 def test_tensorboard_without_its_package_is_one_sentence(small, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install tensorboard" in refusal(single, small, "--tensorboard True")
@@ -168,10 +190,10 @@ def test_a_tiny_run_learns(reader):
     ((task, testing, training_accuracy, validation),) = score_rows("single_scores.csv")
     assert task == 1
     assert training_accuracy > 0.95 and testing > 0.85 and validation > 0.8  # guessing gives 0.25
-    history = read_csv(run_folder() / "history_task1.csv")
-    losses = [float(row["loss"]) for row in history]
+    epochs = read_csv(run_folder() / "history_task1.csv")
+    losses = [float(row["loss"]) for row in epochs]
     assert len(losses) == 40 and np.mean(losses[-10:]) < losses[0] / 2
-    assert float(history[-1]["training"]) == training_accuracy
+    assert float(epochs[-1]["training"]) == training_accuracy
 
 
 @both_readers
@@ -207,9 +229,9 @@ def test_params_record_what_was_used(small):
 
 def test_the_interval_chooses_the_reported_epochs(small, capsys):
     run(single, small, "--epochs 5 --evaluation_interval 2")
-    history = read_csv(run_folder() / "history_task1.csv")
-    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5"]
-    assert [bool(row["training"]) for row in history] == [False, True, False, True, True]
+    epochs = read_csv(run_folder() / "history_task1.csv")
+    assert [row["epoch"] for row in epochs] == ["1", "2", "3", "4", "5"]
+    assert [bool(row["training"]) for row in epochs] == [False, True, False, True, True]
     out, errors = capsys.readouterr()
     assert [f"epoch {epoch}/5" in out for epoch in range(1, 6)] == [False, True, False, True, True]
     assert "\r" not in out and "\x1b" not in out and "\b" not in out and errors == ""  # no terminal, no progress bar
@@ -223,13 +245,24 @@ def test_the_folder_and_the_device_are_named_first(small, capsys):
     assert lines[2] == "device: CPU"
 
 
+def test_a_run_has_a_name_which_may_change(small, capsys):
+    run(single, small, "--epochs 1 --name first")
+    folder = f"logs/{run_folder().name}"
+    assert capsys.readouterr().out.startswith(f"{folder} (first): 1 model to train; ")
+    run(single, f"--resume {folder} --name second")
+    assert capsys.readouterr().out.startswith(f"{folder} (second): this run is finished; ")
+    run(single, small, "--epochs 1 --name third --resume")  # the same run: a name is free to differ
+    record = checkpoint.read_record(folder)
+    assert record["name"] == "third" and {"commit", "python", "tensorflow"} < record["machine"].keys()
+
+
 def test_a_run_without_seed_can_be_repeated(small):
     run(single, small, "--epochs 2 --log_dir first --output_file first.csv")
     seed = int(settings(run_folder("first") / "params.csv")["random_state"])
     run(single, small, f"--epochs 2 --log_dir second --output_file second.csv --random_state {seed}")
     run(single, small, f"--epochs 2 --log_dir third --random_state {seed + 1}")
     logs = ("first", "second", "third")
-    first, second, third = ((run_folder(log) / "history_task1.csv").read_bytes() for log in logs)
+    first, second, third = (history(run_folder(log) / "history_task1.csv") for log in logs)
     assert first == second != third
     assert Path("first.csv").read_bytes() == Path("second.csv").read_bytes()
 
@@ -274,7 +307,7 @@ def test_a_run_reads_data_beside_the_scripts_and_writes_into_the_current_folder(
     project = folder.parent / "project"
     assert not (project / "logs").exists() and os.listdir(project / "data") == [data_utils.TREE]
     logs = run_folder(folder / "logs")
-    kinds = ("history_task%d.csv", "model_task%d.keras", "curves_task%d.png")
+    kinds = ("history_task%d.csv", "model_task%d.keras", "state_task%d.npz", "curves_task%d.png")
     assert set(os.listdir(logs)) == {kind % task for kind in kinds for task in (1, 2)} | OF_A_RUN | {"tasks.png"}
     assert settings(logs / "params.csv")["data_dir"].endswith(f"{data_utils.TREE}/en")
 
@@ -323,7 +356,7 @@ def test_the_same_seed_gives_the_same_bytes(finished, small):
     for task in (1, 2):
         run(single, small, SEVERAL, f"--task_id {task} --log_dir logs{task} --output_file scores.csv")
         name = f"history_task{task}.csv"
-        assert (run_folder(f"logs{task}") / name).read_bytes() == (logs / name).read_bytes()
+        assert history(run_folder(f"logs{task}") / name) == history(logs / name)
     assert Path("scores.csv").read_bytes() == (logs / "scores.csv").read_bytes()
 
 
@@ -341,7 +374,8 @@ def test_joint_writes_its_files():
     recorded = settings(f"logs/params_{stamp}.csv")
     names = ("reader", "epochs", "batch_size", "memory_size", "jit_compile", "simulated")
     assert [recorded[name] for name in names] == ["simple_gru", "2", "50", "50", "off", "True"]
-    assert set(os.listdir(folder)) == {"history.csv", "model.keras", "curves.png", "tasks.png"} | OF_A_RUN
+    names = {"history.csv", "model.keras", "state.npz", "curves.png", "tasks.png"}
+    assert set(os.listdir(folder)) == names | OF_A_RUN
     assert "not the published bAbI stories" in result.stdout and "  validation  " in result.stdout
     assert too_long(result.stdout.splitlines()) == []
     assert keras.saving.load_model(folder / "model.keras").get_config()["reader"] == "simple_gru"
@@ -383,8 +417,8 @@ def test_restarts_are_chosen_by_validation(small, capfd):
             assert copy.read_bytes() == original.read_bytes()
     # The other models of a run make no difference.
     run(single, small, RECIPE, "--task_id 2 --log_dir alone")
-    alone = (run_folder("alone") / "history_task2.csv").read_bytes()
-    assert alone == (folder / "history_task2_seed5.csv").read_bytes() and not temporary_files()
+    alone = history(run_folder("alone") / "history_task2.csv")
+    assert alone == history(folder / "history_task2_seed5.csv") and not temporary_files()
 
 
 class FakePool:
@@ -446,8 +480,6 @@ def test_pictures_are_drawn_unless_a_flag_says_otherwise(small, monkeypatch):
 
 def test_run_folders_are_never_shared(small, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
-
-    import checkpoint
 
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: checkpoint.Run.create("logs", "single", lambda folder: {}), range(40)))

@@ -66,7 +66,8 @@ def test_wrong_task_numbers(text):
     + ["--l2_lambda -0.1", "--max_grad_norm 0", "--evaluation_interval 0", "--random_state -1"]
     + ["--only_supporting maybe", "--mask_padding 2", "--allow_soft_placement yes", "--speed 9", "--epoch 3"]
     + ["--epochs", "--gates 3", "--jit_compile yes", "--decay_rate 0", "--decay_epochs 0", "--state_dropout 1"]
-    + ["--data_dir none", "--linear_start 100", "--random_state 2147483648"],
+    + ["--data_dir none", "--linear_start 100", "--random_state 2147483648"]
+    + ["--keep first", "--patience -1", f"--name {'x' * 61}"],
 )
 def test_wrong_flags_are_one_sentence(text, capsys):
     assert text.split()[0] in refusal(capsys, single, text)

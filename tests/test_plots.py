@@ -19,6 +19,7 @@ HISTORY = scores.csv_bytes(
     [
         [epoch, f"{2000 / epoch:.4f}"]
         + ([0.5 + epoch / 1000, 0.4 + epoch / 1000, 0.9, 0.5, 0.8, epoch / 200] if epoch % 20 == 0 else [""] * 6)
+        + [0.01, 0.5]
         for epoch in range(1, 201)
     ],
     COLUMNS,
@@ -132,7 +133,7 @@ def test_pictures_of_several_seeds_are_those_of_the_chosen_one(run_folder):
 @pytest.mark.parametrize("interval", [1, 5])
 def test_curves_of_any_length(tmp_path, epochs, interval, figures):
     rows = [
-        [epoch, 1.5, *([1.0] * 6 if epoch % interval == 0 or epoch == 1000 else [""] * 6)]
+        [epoch, 1.5, *([1.0] * 6 if epoch % interval == 0 or epoch == 1000 else [""] * 6), 0.01, 0.5]
         for epoch in range(1, epochs + 1)
     ]
     (tmp_path / "history.csv").write_bytes(scores.csv_bytes(rows, COLUMNS))

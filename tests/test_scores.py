@@ -142,15 +142,21 @@ def test_a_file_that_cannot_be_written_is_refused_and_none_is_left(tmp_path):
 
 def test_history_has_a_loss_for_each_epoch_and_accuracies_for_each_report(tmp_path):
     columns = scores.history_columns([1, 7])
-    assert columns[4:] == ["training 1", "training 7", "validation 1", "validation 7"]
-    rows = [[1, "9.5", *[""] * 6], [2, "7.25", *["0.5000"] * 6]]
+    by_task = ["training 1", "training 7", "validation 1", "validation 7"]
+    assert columns[4:] == [*by_task, "learning rate", "seconds"]
+    rows = [[1, "9.5", *[""] * 6, "0.01", "2.5"], [2, "7.25", *["0.5000"] * 6, "0.005", "1.5"]]
     (tmp_path / "history.csv").write_bytes(scores.csv_bytes(rows, columns))
     history = scores.read_history(tmp_path / "history.csv")
     assert list(history) == columns
     np.testing.assert_array_equal(history["epoch"], [1, 2])
     np.testing.assert_array_equal(history["loss"], [9.5, 7.25])
-    for name in columns[2:]:
+    for name in columns[2:8]:
         np.testing.assert_array_equal(history[name], [np.nan, 0.5])
+    np.testing.assert_array_equal(history["learning rate"], [0.01, 0.005])
+    np.testing.assert_array_equal(history["seconds"], [2.5, 1.5])
+    earlier = scores.csv_bytes([row[:8] for row in rows], columns[:8])  # of a version without the last two columns
+    (tmp_path / "history.csv").write_bytes(earlier)
+    assert list(scores.read_history(tmp_path / "history.csv")) == columns[:8]
 
 
 BAD_HISTORY = {

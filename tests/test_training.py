@@ -183,9 +183,12 @@ def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, cap
     assert report.columns == [
         *("epoch", "loss", "training", "validation"),
         *("training 1", "training 2", "validation 1", "validation 2"),
+        *("learning rate", "seconds"),
     ]
     assert [row[0] for row in report.rows] == ["1", "2", "3", "4", "5"]
-    assert all(float(row[1]) > 0 and len(row) == 8 for row in report.rows)
+    assert all(float(row[1]) > 0 and len(row) == 10 for row in report.rows)
+    assert [row[-2] for row in report.rows] == ["0.0005"] * 3 + ["0.001"] * 2  # half in the linear start
+    assert all(float(row[-1]) > 0 for row in report.rows)
     assert [bool(row[2]) for row in report.rows] == [False, True, False, True, True]
     out = capsys.readouterr().out
     assert [f"epoch {epoch}/5  loss" in out for epoch in range(1, 6)] == [False, True, False, True, True]
@@ -198,6 +201,27 @@ def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, cap
         [training.exact_match(report.model.answers(s), s)["all"] for s in (corpus.training, corpus.validation)],
         atol=1e-4,
     )
+
+
+def test_the_best_report_after_the_linear_start_is_kept_until_patience_ends(corpus, monkeypatch, capsys):
+    """Among equals the first, and no report of the linear start, whose attention the saved network does not have."""
+    validation = iter([0.9, 0.3, 0.5, 0.5, 0.4, 0.9])
+    accuracies = {id(corpus.training): lambda: 1.0, id(corpus.validation): lambda: next(validation)}
+
+    def exact_match(predicted, examples):
+        return dict.fromkeys([1, 2, "all"], accuracies[id(examples)]())
+
+    monkeypatch.setattr(training, "exact_match", exact_match)
+    flags = small_flags("--epochs 6 --linear_start 1")
+    report, vectors = training.Report(corpus, 6, 1, linear_epochs=1, keep_best=True, patience=2), []
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: vectors.append(report.model.state()))
+    trainer = training.train(flags, corpus, seed=0, callbacks=[report, note])
+    assert len(report.rows) == len(vectors) == 5 and report.best_report() == (report.rows[2], 2)
+    np.testing.assert_array_equal(trainer.vector, vectors[2]["trainer/0"])
+    np.testing.assert_array_equal(np.ravel(trainer.network.trainable_variables[0]), trainer.vector[: trainer.sizes[0]])
+    *_, ended, kept = capsys.readouterr().out.splitlines()
+    assert ended == "training ended: 2 reports without a better validation accuracy"
+    assert kept == "kept: epoch 3  validation 0.5000"
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------

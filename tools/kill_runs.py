@@ -1,7 +1,8 @@
 """Kills real runs at random moments, continues each until it ends, and compares what they leave.
 
-The score file, to which other runs append too, the score file of the run's folder and the histories must be equal, byte
-for byte, to those of an uninterrupted run, and the files must have the same names. Stories are simulated.
+The score file, to which other runs append too, the score file of the run's folder and the histories, apart from their
+seconds, must be equal, byte for byte, to those of an uninterrupted run, and the files must have the same names. Stories
+are simulated.
 
     python tools/kill_runs.py --kills 50
 """
@@ -31,6 +32,7 @@ JOINT = f"joint.py {SMALL} --evaluation_interval 2 --param_output_file params.cs
 DROPOUT = "--keep_prob 0.8 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1"
 CASES = {
     "single, bow": f"{SINGLE} --task_id 1 --epochs 300 --evaluation_interval 4",
+    "single, best": f"{SINGLE} --task_id 1 --epochs 300 --evaluation_interval 4 --keep best --patience 12",
     "single, restarts": f"{SINGLE} --task_id 1,2 --epochs 100 --evaluation_interval 4 --restarts 2 --workers 2",
     "joint, gru": f"{JOINT} --epochs 12 --reader simple_gru {DROPOUT}",
     "joint, bow": f"{JOINT} --epochs 40 --optimizer sgd --tying adjacent --linear_start 9",
@@ -81,6 +83,11 @@ def uninterrupted(arguments, folder):
     return time.monotonic() - begin
 
 
+def without_seconds(history):
+    """The bytes of a history without its last column, the seconds of each epoch."""
+    return re.sub(rb",[^,\n]*$", b"", history, flags=re.M)
+
+
 def results(folder):
     """What a run leaves: a dict from each file's name to what must be equal, bytes or a number of lines."""
     contents = {}
@@ -88,7 +95,8 @@ def results(folder):
         if path.is_file():
             name = re.sub(r"(single|joint)_\d+", "run", str(path.relative_to(folder)))
             content = path.read_bytes() if path.suffix == ".csv" else b""
-            contents[name] = content.count(b"\n") if path.name in ("params.csv", "times.csv") else content
+            content = content.count(b"\n") if path.name in ("params.csv", "times.csv") else content
+            contents[name] = without_seconds(content) if path.name.startswith("history") else content
     return contents
 
 
