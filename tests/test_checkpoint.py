@@ -56,7 +56,7 @@ def small(small_corpus, tmp_path, monkeypatch):
 def weights(model_file):
     """The bytes of the weights in a Keras file; the names beside them depend on the process."""
     arrays = []
-    with zipfile.ZipFile(model_file) as archive, archive.open("model.weights.h5") as content, h5py.File(content) as file:
+    with zipfile.ZipFile(model_file) as archive, h5py.File(archive.open("model.weights.h5")) as file:
         file.visititems(lambda name, item: arrays.append(item[()].tobytes() if hasattr(item, "shape") else b""))
     return b"".join(arrays)
 
