@@ -216,6 +216,8 @@ def test_long_runs_are_compiled_unless_a_flag_says_otherwise():
     assert [compiled(100), compiled(101)] == [False, True]
     assert [compiled(25, reader="simple_gru"), compiled(26, reader="simple_gru")] == [False, True]
     assert [compiled(1, "on"), compiled(1000, "off")] == [True, False]
+    extended = argparse.Namespace(epochs=1000, epochs_at_first=100, jit_compile="auto", reader="bow")
+    assert not experiment.compiled(extended, SimpleNamespace(training=range(1000), memory_size=50))
 
 
 def test_params_record_what_was_used(small):
