@@ -104,7 +104,7 @@ def worth_compiling(flags, corpus):
 
 
 def hyperparameters(flags, seed):
-    """The flags that a model depends on as numbers and texts, by name, for TensorBoard."""
+    """The flags of a model as numbers and texts, by name, for TensorBoard."""
     left_out = (*FREE_FLAGS, *FILE_FLAGS, "score_file", "random_state")
     values = {name: value for name, value in vars(flags).items() if name not in left_out}
     return {"seed": seed} | {n: value if isinstance(value, int | float) else str(value) for n, value in values.items()}
@@ -409,7 +409,8 @@ def _continued(the_run, flags, task_groups, source):
             )
     if "output_file" in flags.given:  # for the rows that are not written yet
         record["score_file"] = os.path.abspath(flags.output_file)
-    if "name" in flags.given:
+    renamed = "name" in flags.given
+    if renamed:
         record["name"] = flags.name
     progress = "continued"
     if "epochs" in flags.given and flags.epochs > record["flags"]["epochs"]:
@@ -418,7 +419,8 @@ def _continued(the_run, flags, task_groups, source):
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
     flags = argparse.Namespace(**{**vars(flags), **record["flags"], **changed})  # earlier versions had fewer flags
     if record["finished"]:
-        the_run.save()
+        if renamed:
+            the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
     scores.check_score_file(record["score_file"])
