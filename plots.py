@@ -157,11 +157,8 @@ def comparison(path, runs, simulated=False):
     keys = []
     for i, run in enumerate(runs):
         colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
-        style = dict(
-            color=colour,
-            linestyle=STYLES[i // len(SERIES) % len(STYLES)],
-            label=printable(run["label"]).replace("$", "\\$"),
-        )
+        label = printable(run["label"]).replace("$", r"\$")  # a dollar sign is not the start of a formula
+        style = dict(color=colour, linestyle=STYLES[i // len(SERIES) % len(STYLES)], label=label)
         deviation = np.nan_to_num(run["deviation"])
         low, high = run["validation"] - deviation, run["validation"] + deviation
         curve_axes.fill_between(run["epochs"], low, high, color=colour, alpha=0.15, linewidth=0)
