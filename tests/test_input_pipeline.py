@@ -91,7 +91,8 @@ def test_a_gru_reads_each_prefix_once(room):
     ):
         inputs = with_prefixes[0]
         steps = sum(len(words) for words in inputs["prefix_words"])
-        assert steps < np.size(inputs["statements"]) if room is None else steps in (60, 3 * 35)
+        words = np.size(inputs["statements"]) + np.size(inputs["query"])
+        assert steps < words if room is None else steps in (60, 3 * 35)
         loss, gradient = trainer.loss_and_gradient(*with_prefixes)
         expected_loss, expected_gradient = trainer.loss_and_gradient(*without)
         np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
