@@ -275,8 +275,11 @@ class Answerer:
         if top < 1:
             raise InputError(f"top: expected at least 1, found {top}.")
         stories = [([s.strip() for s in statements], question.strip()) for statements, question in questions]
+        for statements, question in stories:
+            for sentence in (*statements, question):
+                tokens_of(sentence)  # refuses a sentence without words or with too many
         encoded = data_utils.encode(
-            [([*map(tokens_of, statements)], tokens_of(question), None) for statements, question in stories],
+            [(*story, None) for story in stories],
             self.vocabulary,
             self.config["sentence_size"],
             self.config["memory_size"],
