@@ -14,6 +14,7 @@ import hashlib
 import os
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 import files
 from flags import TASKS, HelpFormatter, InputError, Parser, count, run_command, task_numbers
@@ -127,8 +128,9 @@ class Story:
 
         `question` maps an event to (question, answer, support), or to None if it gives no question.
         """
+        recent = self.events[-WINDOW:]
         for _ in range(DRAWS):
-            parts = question(self.dice.pick(self.events[-WINDOW:]))
+            parts = question(self.dice.pick(recent))
             if parts:
                 self.ask(*parts)
                 return True
@@ -270,9 +272,12 @@ class World(Story):
                     return True
         return False
 
+    # Statements of a task.
+
     def act(self, *more_actions):
         """Draws an action (move, get, drop or one more) and a person until that person can do it."""
-        while not self.dice.pick((self.move, self.get, self.drop, *more_actions))(self.dice.pick(self.people)):
+        actions = (self.move, self.get, self.drop, *more_actions)
+        while not self.dice.pick(actions)(self.dice.pick(self.people)):
             pass
 
     def walk(self, otherwise=None):
@@ -291,6 +296,22 @@ class World(Story):
         else:
             self.relocate([person], place, *otherwise(person, place))
 
+    def leave(self, person, place):
+        """For `walk`: a sentence that only says where somebody is no longer."""
+        return f"{person.name} is {self.dice.pick(('not', 'no longer'))} in the {person.place}.", person.place
+
+    def be_either(self, person, place):
+        """For `walk`: a sentence that leaves two places open, perhaps as "either in the park or the park"."""
+        one, two = either = tuple(self.dice.deal((place, self.dice.pick(self.places)), 2))
+        return f"{person.name} is either in the {one} or the {two}.", either
+
+    def walk_on(self):
+        """Somebody goes to a place and on to another; the second sentence has a pronoun."""
+        person = self.dice.pick(self.people)
+        pronoun = f"{self.dice.pick(THEN)} {PRONOUN[person.name]}"
+        for subject in (person.name, pronoun):
+            self.go([person], subject, self.dice.pick_except(self.places, person.place))
+
     def go_together(self):
         """Two people go to a place where neither is; returns them.
 
@@ -304,32 +325,99 @@ class World(Story):
                 self.go([one, two], f"{one.name} and {two.name}", place)
                 return one, two
 
+    def go_on_together(self):
+        """Two people go to a place and on to another; the second sentence calls them "they"."""
+        pair = self.go_together()
+        self.go(pair, f"{self.dice.pick(THEN)} they", self.dice.pick_except(self.places, pair[0].place))
 
-# Questions: (question, answer, support).
+    # Questions about an event, see `ask_recent`.
 
+    def where_is(self, event):
+        """Where is a person? Answered and supported by the latest move."""
+        move = event.person.moved
+        return f"Where is {event.person.name}? ", move.place, [move.line]
 
-def where_is(event):
-    """Where is a person? Answered and supported by the latest move."""
-    move = event.person.moved
-    return f"Where is {event.person.name}? ", move.place, [move.line]
+    def where_is_after_pair(self, event):
+        """`where_is`, supported by both sentences of the person's latest pair of sentences."""
+        question, answer, (line,) = self.where_is(event)
+        return question, answer, [line - 1, line]
 
+    def is_in(self, person, place, answer):
+        """Is a person in a place? Supported by the latest move."""
+        return f"Is {person.name} in the {place}? ", answer, [person.moved.line]
 
-def where_is_after_pair(event):
-    """`where_is`, supported by both sentences of the person's latest pair of sentences."""
-    question, answer, (line,) = where_is(event)
-    return question, answer, [line - 1, line]
+    def is_in_or_not(self, event):
+        """`is_in` for the person's place, answered yes, or for another, answered no, equally likely."""
+        person = event.person
+        if event.thing:
+            return None
+        if self.dice.chance(0.5):
+            return self.is_in(person, person.place, "yes")
+        return self.is_in(person, self.dice.pick_except(self.places, person.place), "no")
 
+    def is_in_or_left(self, event):
+        """`is_in_or_not`, or for the place that the person is said to have left, answered no."""
+        stated = event.person.moved.place
+        return self.is_in_or_not(event) if stated == event.person.place else self.is_in(event.person, stated, "no")
 
-def is_in(person, place, answer):
-    """Is a person in a place? Supported by the latest move."""
-    return f"Is {person.name} in the {place}? ", answer, [person.moved.line]
+    def is_maybe_in(self, event):
+        """`is_in`, answered maybe if the latest sentence leaves the place open."""
+        person, place, stated = event.person, event.person.place, event.person.moved.place
+        if self.dice.chance(0.5):
+            place = self.dice.pick_except(self.places, place)
+        if stated == person.place:
+            return self.is_in(person, place, "yes" if place == stated else "no")
+        return self.is_in(person, place, "maybe" if place in stated else "no")
 
+    def where_is_thing(self, event):
+        """Where is a thing that somebody carries or has dropped?"""
+        thing = event.thing
+        if thing is None or thing.moved is None:
+            return None
+        return f"Where is the {thing.name}? ", thing.moved.place, [thing.handled, thing.moved.line]
 
-def is_in_or_not(world, person):
-    """`is_in` for the person's place, answered yes, or for another, answered no, equally likely."""
-    if world.dice.chance(0.5):
-        return is_in(person, person.place, "yes")
-    return is_in(person, world.dice.pick_except(world.places, person.place), "no")
+    def where_was_thing(self, event):
+        """Where was a thing before it was carried to a place?"""
+        thing = event.thing
+        if thing is None or len(thing.carried) < 2:
+            return None
+        place = self.dice.pick(thing.carried).place
+        return where_before(f"the {thing.name}", thing.carried, place, [thing.handled])
+
+    def who_gave_what(self, event):
+        """Who gave what to whom, when the thing of the event was last given?"""
+        if event.receiver is None:
+            return None
+        given = [other for other in self.events if other.receiver and other.thing is event.thing][-1]
+        giver, receiver, thing = given.person.name, given.receiver.name, given.thing.name
+        what = f"What did {giver} give to {receiver}? ", thing
+        text, answer = self.dice.pick(
+            (
+                what,
+                what,  # twice as likely as each of the others
+                (f"Who gave the {thing}? ", giver),
+                (f"Who gave the {thing} to {receiver}? ", giver),
+                (f"Who received the {thing}? ", receiver),
+                (f"Who did {giver} give the {thing} to? ", receiver),
+            )
+        )
+        return text, answer, [given.line]
+
+    def how_many_are_held(self, event):
+        """How many things does somebody hold?"""
+        person = event.person
+        if event.thing is None:
+            return None
+        number = NUMBERS[sum(thing.holder is person for thing in person.handled)]
+        return f"How many objects is {person.name} carrying? ", number, sorted(sum(person.handled.values(), []))
+
+    def what_is_held(self, event):
+        """What does somebody hold?"""
+        person = event.person
+        if event.thing is None:
+            return None
+        held = ",".join(thing.name for thing in person.handled if thing.holder is person)
+        return f"What is {person.name} carrying? ", held or "nothing", sum(person.handled.values(), [])
 
 
 def where_before(subject, moves, place, support=()):
@@ -339,6 +427,16 @@ def where_before(subject, moves, place, support=()):
         return None
     before, arrival = moves[last - 1 : last + 1]
     return f"Where was {subject} before the {place}? ", before.place, [*support, arrival.line, before.line]
+
+
+def in_world(tell, question, people=PEOPLE, places=PLACES, things=(), there_rate=1.0, statements=2):
+    """A function that makes one story in a `World`, from a method for its statements and one for its questions."""
+
+    def make_story(dice):
+        world = World(dice, people, places, things, there_rate)
+        return world.tell_and_ask(partial(tell, world), partial(question, world), statements)
+
+    return make_story
 
 
 # --- maps -------------------------------------------------------------------------------------------------
@@ -364,49 +462,18 @@ def links(sides, dice):
     A place is drawn, then one of its links, until every link was drawn; so links of places with few neighbours tend to
     come first, seen from those places.
     """
-    neighbours = {place: tuple(steps.items()) for place, steps in sides.items()}
+    places = tuple(sides)
+    directed_links = sum(map(len, sides.values()))
     yielded = set()
-    while len(yielded) < sum(map(len, neighbours.values())):
-        place = dice.pick(tuple(neighbours))
-        step, neighbour = dice.pick(neighbours[place])
+    while len(yielded) < directed_links:
+        place = dice.pick(places)
+        step, neighbour = dice.pick(tuple(sides[place].items()))
         if (place, neighbour) not in yielded:
             yielded |= {(place, neighbour), (neighbour, place)}
             yield place, step, neighbour
 
 
-# --- the twenty tasks: each function makes one story; its name is the official name of its task -------------
-
-
-def single_supporting_fact(dice):
-    """Task 1: people move; where is one of them?"""
-    world = World(dice, PEOPLE, PLACES)
-    return world.tell_and_ask(world.walk, where_is)
-
-
-def two_supporting_facts(dice):
-    """Task 2: where is a thing that somebody carries or has dropped?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        thing = event.thing
-        if thing is None or thing.moved is None:
-            return None
-        return f"Where is the {thing.name}? ", thing.moved.place, [thing.handled, thing.moved.line]
-
-    return world.tell_and_ask(world.act, question)
-
-
-def three_supporting_facts(dice):
-    """Task 3: where was a thing before it was carried to a place?"""
-    world = World(dice, PEOPLE, PLACES, THINGS, there_rate=THERE_RATE)
-
-    def question(event):
-        thing = event.thing
-        if thing is None or len(thing.carried) < 2:
-            return None
-        return where_before(f"the {thing.name}", thing.carried, dice.pick(thing.carried).place, [thing.handled])
-
-    return world.tell_and_ask(world.act, question)
+# --- the twenty tasks -------------------------------------------------------------------------------------
 
 
 def two_arg_relations(dice):
@@ -428,137 +495,6 @@ def two_arg_relations(dice):
         question = f"What is the {neighbour} {COMPASS[step]} of?"
     story.ask(question, place, [line])
     return story
-
-
-def three_arg_relations(dice):
-    """Task 5: people give things to each other; who gave what to whom?"""
-    world = World(dice, GIVING_PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        if event.receiver is None:
-            return None
-        given = [other for other in world.events if other.receiver and other.thing is event.thing][-1]
-        giver, receiver, thing = given.person.name, given.receiver.name, given.thing.name
-        what = f"What did {giver} give to {receiver}? ", thing
-        text, answer = dice.pick(
-            (
-                what,
-                what,  # twice as likely as each of the others
-                (f"Who gave the {thing}? ", giver),
-                (f"Who gave the {thing} to {receiver}? ", giver),
-                (f"Who received the {thing}? ", receiver),
-                (f"Who did {giver} give the {thing} to? ", receiver),
-            )
-        )
-        return text, answer, [given.line]
-
-    return world.tell_and_ask(lambda: world.act(world.give), question)
-
-
-def yes_no_questions(dice):
-    """Task 6: is somebody in a place?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        return is_in_or_not(world, event.person) if event.thing is None else None
-
-    return world.tell_and_ask(world.act, question)
-
-
-def counting(dice):
-    """Task 7: how many things does somebody hold?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        if event.thing is None:
-            return None
-        person = event.person
-        number = sum(thing.holder is person for thing in person.handled)
-        support = sorted(sum(person.handled.values(), []))
-        return f"How many objects is {person.name} carrying? ", NUMBERS[number], support
-
-    return world.tell_and_ask(lambda: world.act(world.give), question)
-
-
-def lists_sets(dice):
-    """Task 8: what does somebody hold?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        if event.thing is None:
-            return None
-        person = event.person
-        held = [thing.name for thing in person.handled if thing.holder is person]
-        support = sum(person.handled.values(), [])
-        return f"What is {person.name} carrying? ", ",".join(held) or "nothing", support
-
-    return world.tell_and_ask(world.act, question)
-
-
-def simple_negation(dice):
-    """Task 9: like task 6, but some sentences only say where somebody is no longer."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def leave(person, place):
-        return f"{person.name} is {dice.pick(('not', 'no longer'))} in the {person.place}.", person.place
-
-    def question(event):
-        stated = event.person.moved.place
-        if stated != event.person.place:
-            return is_in(event.person, stated, "no")
-        return is_in_or_not(world, event.person)
-
-    return world.tell_and_ask(lambda: world.walk(leave), question)
-
-
-def indefinite_knowledge(dice):
-    """Task 10: like task 6, but some sentences leave two places open."""
-    world = World(dice, OTHER_PEOPLE, OTHER_PLACES)
-
-    def be_either(person, place):
-        # Both places may be the same: "either in the park or the park".
-        one, two = either = tuple(dice.deal((place, dice.pick(OTHER_PLACES)), 2))
-        return f"{person.name} is either in the {one} or the {two}.", either
-
-    def question(event):
-        person, place, stated = event.person, event.person.place, event.person.moved.place
-        if dice.chance(0.5):
-            place = dice.pick_except(OTHER_PLACES, place)
-        if stated == person.place:
-            return is_in(person, place, "yes" if place == stated else "no")
-        return is_in(person, place, "maybe" if place in stated else "no")
-
-    return world.tell_and_ask(lambda: world.walk(be_either), question)
-
-
-def basic_coreference(dice):
-    """Task 11: every second sentence has a pronoun for the person of the sentence before."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        person = dice.pick(world.people)
-        pronoun = f"{dice.pick(THEN)} {PRONOUN[person.name]}"
-        for subject in (person.name, pronoun):
-            world.go([person], subject, dice.pick_except(PLACES, person.place))
-
-    return world.tell_and_ask(tell, where_is_after_pair, statements=1)
-
-
-def conjunction(dice):
-    """Task 12: people move in pairs; where is one of them?"""
-    world = World(dice, PEOPLE, PLACES)
-    return world.tell_and_ask(world.go_together, where_is)
-
-
-def compound_coreference(dice):
-    """Task 13: people move in pairs, and every second sentence calls them "they"."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        pair = world.go_together()
-        world.go(pair, f"{dice.pick(THEN)} they", dice.pick_except(PLACES, pair[0].place))
-
-    return world.tell_and_ask(tell, where_is_after_pair, statements=1)
 
 
 def time_reasoning(dice):
@@ -755,12 +691,34 @@ def agents_motivations(dice):
         story.ask(question, answer, [line[person]])
 
 
-STORY_MAKERS = dict(enumerate((
-    single_supporting_fact, two_supporting_facts, three_supporting_facts, two_arg_relations, three_arg_relations,
-    yes_no_questions, counting, lists_sets, simple_negation, indefinite_knowledge, basic_coreference, conjunction,
-    compound_coreference, time_reasoning, basic_deduction, basic_induction, positional_reasoning, size_reasoning,
-    path_finding, agents_motivations,
-), start=1))  # fmt: skip
+STORY_MAKERS = {  # number of a task: (its official name, a function that makes one story)
+    1: ("single-supporting-fact", in_world(World.walk, World.where_is)),
+    2: ("two-supporting-facts", in_world(World.act, World.where_is_thing, things=THINGS)),
+    3: ("three-supporting-facts", in_world(World.act, World.where_was_thing, things=THINGS, there_rate=THERE_RATE)),
+    4: ("two-arg-relations", two_arg_relations),
+    5: (
+        "three-arg-relations",
+        in_world(lambda world: world.act(world.give), World.who_gave_what, GIVING_PEOPLE, things=THINGS),
+    ),
+    6: ("yes-no-questions", in_world(World.act, World.is_in_or_not, things=THINGS)),
+    7: ("counting", in_world(lambda world: world.act(world.give), World.how_many_are_held, things=THINGS)),
+    8: ("lists-sets", in_world(World.act, World.what_is_held, things=THINGS)),
+    9: ("simple-negation", in_world(lambda world: world.walk(world.leave), World.is_in_or_left)),
+    10: (
+        "indefinite-knowledge",
+        in_world(lambda world: world.walk(world.be_either), World.is_maybe_in, OTHER_PEOPLE, OTHER_PLACES),
+    ),
+    11: ("basic-coreference", in_world(World.walk_on, World.where_is_after_pair, statements=1)),
+    12: ("conjunction", in_world(World.go_together, World.where_is)),
+    13: ("compound-coreference", in_world(World.go_on_together, World.where_is_after_pair, statements=1)),
+    14: ("time-reasoning", time_reasoning),
+    15: ("basic-deduction", basic_deduction),
+    16: ("basic-induction", basic_induction),
+    17: ("positional-reasoning", positional_reasoning),
+    18: ("size-reasoning", size_reasoning),
+    19: ("path-finding", path_finding),
+    20: ("agents-motivations", agents_motivations),
+}
 REPEATING_TASKS = (4,)  # too few stories to keep the splits apart; they overlap in the published files too
 
 
@@ -794,8 +752,9 @@ def stories(task_id, questions, seed=0, split="train"):
     # An integer, as Python does not promise that a seed of another type always gives the same sequence.
     key = hashlib.sha256(f"babi {seed} {task_id} {split}".encode()).digest()
     dice = Dice(int.from_bytes(key, "big"))
+    _, make_story = STORY_MAKERS[task_id]
     while questions > 0:
-        lines = STORY_MAKERS[task_id](dice).lines
+        lines = make_story(dice).lines
         question_lines = [number for number, line in enumerate(lines, start=1) if "\t" in line][:questions]
         lines = lines[: question_lines[-1]]  # the last line of every story is a question
         digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=1).digest()[0]
@@ -806,7 +765,8 @@ def stories(task_id, questions, seed=0, split="train"):
 
 def file_name(task_id, split):
     """The name of a task's file in the published corpus."""
-    return f"qa{task_id}_{STORY_MAKERS[task_id].__name__.replace('_', '-')}_{split}.txt"
+    name, _ = STORY_MAKERS[task_id]
+    return f"qa{task_id}_{name}_{split}.txt"
 
 
 def write_files(output_dir, task_ids, train, test, seed):
