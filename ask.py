@@ -446,11 +446,11 @@ class Dialogue:
         return answer.answer
 
 
-# --- flags ----------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------------
 
 
-def flag_parser():
-    """This script's flags."""
+def main(argv=None):
+    """Asks as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, metavar="FILE", help="model to ask (default: pretrained/joint_1k.keras)")
@@ -464,12 +464,6 @@ def flag_parser():
     add("--web", action="store_true", help="serve a page for the browser")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, for this machine only)")
     add("--port", type=number(int, 1, 65535), default=8000, help="port to serve at (default: 8000)")
-    return parser
-
-
-def main(argv=None):
-    """Asks as the flags say."""
-    parser = flag_parser()
     flags = parser.parse_args(argv)
     if flags.web:
         for name in ("story", "json", "table", "save_attention"):

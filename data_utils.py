@@ -213,9 +213,9 @@ def load_validation(data_dir, task_id, only_supporting=False):
 
 
 def split_by_story(questions, random_state=None):
-    """Splits questions of one file into (training, validation): a tenth of the stories, whole, is validation.
+    """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
-    Both keep the order of the file. `random_state` is a seed; None splits differently each time.
+    `random_state` is a seed; None splits differently each time.
 
     Raises:
         InputError: there are fewer than two stories.
@@ -254,8 +254,7 @@ def build_vocabulary(questions):
 class EncodedExamples:
     """N examples as a table of distinct statements plus row numbers.
 
-    Statements repeat a lot (joint 1k has 3,182 distinct ones in 40,000 examples), so this form grows with the text,
-    whereas padded tensors grow with examples x slots x words.
+    Statements repeat a lot (joint 1k has 3,182 distinct ones in 40,000 examples), so this form is small.
 
     Attributes:
         statements: (S, sentence_size) int32, the distinct statements; row 0 is the empty statement.
@@ -297,10 +296,7 @@ class EncodedExamples:
         return replace(self, **{name: array[indexes] for name, array in self.arrays().items() if name not in tables})
 
     def compact(self, selection):
-        """The inputs of the network for a slice of the examples, with each of their distinct statements once.
-
-        Args:
-            selection: a slice, or an array of B indexes.
+        """The inputs of the network for B examples, a slice or an array of indexes, with each statement once.
 
         Returns:
             A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots`
