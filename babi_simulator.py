@@ -217,9 +217,9 @@ class World(Story):
                     thing.moved = person.moved
                     thing.carried.append(person.moved)
 
-    def handle(self, person, thing, statement, receiver=None):
+    def handle(self, person, verbs, thing, ending, receiver=None):
         """Adds a statement about a thing taken, dropped or given."""
-        thing.handled = self.tell(statement)
+        thing.handled = self.tell(f"{person.name} {self.dice.pick(verbs)} the {thing.name}{ending}.")
         self.events.append(Event(thing.handled, person, None, thing, receiver))
         for hand in (person, receiver) if receiver else (person,):
             hand.handled.setdefault(thing, []).append(thing.handled)
@@ -241,8 +241,7 @@ class World(Story):
             return False
         thing = self.dice.pick(within_reach)
         thing.holder, thing.moved, thing.carried = person, None, []
-        there = " there" if self.dice.chance(self.there_rate) else ""
-        self.handle(person, thing, f"{person.name} {self.dice.pick(GOT)} the {thing.name}{there}.")
+        self.handle(person, GOT, thing, " there" if self.dice.chance(self.there_rate) else "")
         return True
 
     def drop(self, person):
@@ -252,8 +251,7 @@ class World(Story):
             return False
         thing = self.dice.pick(held)
         thing.holder, thing.moved, thing.place = None, person.moved, person.place
-        there = " there" if self.dice.chance(THERE_RATE) else ""
-        self.handle(person, thing, f"{person.name} {self.dice.pick(DROPPED)} the {thing.name}{there}.")
+        self.handle(person, DROPPED, thing, " there" if self.dice.chance(THERE_RATE) else "")
         return True
 
     def give(self, person):
@@ -267,8 +265,7 @@ class World(Story):
                 giver = thing.holder
                 if giver and receiver is not giver and receiver.place == giver.place:
                     thing.holder = receiver
-                    statement = f"{giver.name} {self.dice.pick(GAVE)} the {thing.name} to {receiver.name}."
-                    self.handle(giver, thing, statement, receiver)
+                    self.handle(giver, GAVE, thing, f" to {receiver.name}", receiver)
                     return True
         return False
 
