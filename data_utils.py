@@ -48,6 +48,10 @@ class Question(NamedTuple):
     story: int  # number of the story in its text, counted from 0
     line: int  # number of the line in its text, counted from 1
 
+    def only_supporting(self):
+        """The question with only the statements that support its answer, in the order of the text."""
+        return self._replace(statements=tuple(self.statements[i] for i in self.supporting))
+
 
 @functools.lru_cache(maxsize=50_000)  # sentences repeat a lot
 def sentence_tokens(sentence):
@@ -190,14 +194,9 @@ def task_file(data_dir, task_id, split, required=False):
 
 
 def get_stories(path, only_supporting=False):
-    """The questions of one bAbI file; see `parse_text`.
-
-    `only_supporting` keeps only the statements that support the answer, in the order of the file.
-    """
+    """The questions of one bAbI file, with all statements before them or only the supporting ones; see `parse_text`."""
     questions = parse_text(read_lines(path), path)
-    if only_supporting:
-        questions = [q._replace(statements=tuple(q.statements[i] for i in q.supporting)) for q in questions]
-    return questions
+    return [question.only_supporting() for question in questions] if only_supporting else questions
 
 
 def load_task(data_dir, task_id, only_supporting=False):
