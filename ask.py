@@ -5,8 +5,6 @@
     python ask.py --web                # the same as a page in the browser
 
 From Python, `Answerer` loads a model once and answers any number of questions.
-
-The file goes from the model to the user: model file, answers, the terminal, flags.
 """
 
 import contextlib
@@ -28,15 +26,19 @@ from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number,
 
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
-# Sizes that a file may ask for; the weights for them must be in the file, too.
-LARGEST = dict(sentence_size=10_000, memory_size=10_000, embedding_size=2_000, feature_size=2_000)
-LARGEST |= dict(hops=100, inner_hops=100)
-LARGEST_CONFIG, LARGEST_FILE = 10_000_000, 1_000_000_000  # bytes
+LARGEST_FILE = 1_000_000_000  # bytes of a model file, unpacked
+# Sizes that a file may ask for, at most; the weights for them must be in the file, too.
+LARGEST = {"sentence_size": 10_000, "memory_size": 10_000, "embedding_size": 2_000, "feature_size": 2_000}
+LARGEST |= {"hops": 100, "inner_hops": 100}
 BATCH_SIZE = 500
 TOP = 4  # likeliest words to give
 QUESTION_WORDS = frozenset("who whom whose what which where when why how is are was were do does did".split())
 
 # --- a model file ---------------------------------------------------------------------------------------
+
+
+class _Unusable(Exception):
+    """A model file cannot be used; the message is what was found instead."""
 
 
 def load_network(path):
@@ -50,38 +52,33 @@ def load_network(path):
         InputError: the file is missing, damaged or not of such a model.
     """
     try:
-        return _build(*_read_archive(path), path)
+        config, weight_bytes = _read_archive(path)
+        _check_config(config)
+        return _build(config, weight_bytes, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
     except _Unusable as reason:
         raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
 
 
-class _Unusable(Exception):
-    """A model file cannot be used; the message is what was found instead."""
-
-
 def _read_archive(path):
-    """(arguments of `MemN2N_KV`, checked; how many bytes of weights are stored) of a model file."""
+    """(arguments of `MemN2N_KV`, how many bytes of weights are stored) of a model file."""
     if not str(path).endswith(".keras"):
         raise _Unusable("a file of another name")
-    try:
-        file = open(path, "rb")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
-    try:
-        with file, zipfile.ZipFile(file) as archive:
-            config_size = archive.getinfo("config.json").file_size
-            if config_size > LARGEST_CONFIG or sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
+    with open(path, "rb") as file:
+        try:
+            archive = zipfile.ZipFile(file)
+            if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
                 raise _Unusable("a file that is larger than any such model")
             saved = json.loads(archive.read("config.json"))  # `read` verifies checksums
             weight_bytes = _stored_bytes(archive.read("model.weights.h5"))
-    except _Unusable:
-        raise
-    except Exception as error:  # zip, its compressors, JSON, UTF-8 and HDF5 raise errors of many types
-        raise _Unusable("a damaged file or another kind of file") from error
+        except _Unusable:
+            raise
+        except Exception as error:  # zip, its compressors, JSON, UTF-8 and HDF5 raise errors of many types
+            raise _Unusable("a damaged file or another kind of file") from error
     config = saved.get("config") if isinstance(saved, dict) else None
     if not isinstance(config, dict) or saved.get("registered_name") != "memn2n_kv>MemN2N_KV":
         raise _Unusable("a model of another kind")
-    _check_config(config)
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
     return {name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")}, weight_bytes
 
@@ -93,17 +90,14 @@ def _stored_bytes(weights):
     """
     import h5py  # late, because it takes a moment
 
-    links, items = [], []
+    links = {}
     with h5py.File(io.BytesIO(weights)) as file:
-        file.visititems_links(lambda name, link: links.append(link))
-        if not all(isinstance(link, h5py.HardLink) for link in links):
+        file.visititems_links(links.__setitem__)
+        if not all(isinstance(link, h5py.HardLink) for link in links.values()):
             raise _Unusable("weights behind a link")
-        file.visititems(lambda name, item: items.append(item))
-        tables = [item for item in items if isinstance(item, h5py.Dataset)]
-        if any(table.external or table.is_virtual for table in tables):
-            raise _Unusable("weights that are stored outside the file")
+        tables = [file[name] for name in links if isinstance(file[name], h5py.Dataset)]
         size = sum(table.nbytes for table in tables)
-        if size > len(weights):  # Keras compresses nothing
+        if size > len(weights) or not all(table.id.get_offset() for table in tables):  # Keras compresses nothing
             raise _Unusable("weights that are not in the file")
         return size
 
@@ -135,9 +129,14 @@ def _build(config, weight_bytes, path):
     unknown = [name for name in config if name not in inspect.signature(network_class).parameters or name == "kwargs"]
     if unknown:
         raise _Unusable(f"a configuration with {unknown[0][:40]!r}, which this version does not know")
+
+    def count_parameters():
+        with training.keras.StatelessScope(initialize_variables=False):  # variables have shapes but no values
+            return network_class(**config).count_params()
+
     try:
         with ThreadPoolExecutor(1) as thread:  # Keras remembers variables without values, for each thread
-            parameters = thread.submit(_count_parameters, network_class, config).result()
+            parameters = thread.submit(count_parameters).result()
         if 4 * parameters > weight_bytes:
             raise _Unusable(f"fewer weights than the {parameters:,} of its configuration")
         network = network_class(**config)
@@ -147,14 +146,6 @@ def _build(config, weight_bytes, path):
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise _Unusable("weights that are not finite numbers")
     return network
-
-
-def _count_parameters(network_class, config):
-    """The number of parameters of a network, counted without taking memory for them."""
-    import keras
-
-    with keras.StatelessScope(initialize_variables=False):  # here, variables have shapes but no values
-        return network_class(**config).count_params()
 
 
 # --- answers --------------------------------------------------------------------------------------------
@@ -212,24 +203,19 @@ def looks_like_question(sentence):
     return bool(tokens) and tokens[0] in QUESTION_WORDS and not sentence.endswith("?")
 
 
-def tokens_of(sentence):
-    """The tokens of a sentence; InputError if it has no word or too many."""
-    tokens = data_utils.sentence_tokens(sentence)
-    if not 1 <= len(tokens) <= data_utils.MAX_WORDS:
+def checked(sentence):
+    """A sentence without blanks around it; InputError if it has no word or too many."""
+    sentence, words = sentence.strip(), len(data_utils.sentence_tokens(sentence))
+    if not 1 <= words <= data_utils.MAX_WORDS:
         limits = f"1 to {data_utils.MAX_WORDS:,} words"
-        raise InputError(f"expected a sentence of {limits}, found {sentence[:40]!r}, which has {len(tokens):,}.")
-    return tokens
+        raise InputError(f"expected a sentence of {limits}, found {sentence[:40]!r}, which has {words:,}.")
+    return sentence
 
 
 def load_answerer(path, data_dir=None):
     """The `Answerer` of a model file, or the `ask_films.FilmAnswerer` if its model answers questions about films.
 
-    Args:
-        path: a `.keras` file.
-        data_dir: the folder with the facts about films.
-
-    Raises:
-        InputError: the file or the folder cannot be used.
+    `data_dir` is the folder with the facts about films. InputError: the file or the folder cannot be used.
     """
     network = load_network(path)
     if network.config["entities"] is None:
@@ -274,13 +260,9 @@ class Answerer:
         """
         if top < 1:
             raise InputError(f"top: expected at least 1, found {top}.")
-        stories = [([s.strip() for s in statements], question.strip()) for statements, question in questions]
-        encoded = data_utils.encode(
-            [([*map(tokens_of, statements)], tokens_of(question), None) for statements, question in stories],
-            self.vocabulary,
-            self.config["sentence_size"],
-            self.config["memory_size"],
-        )
+        stories = [([*map(checked, statements)], checked(question)) for statements, question in questions]
+        sizes = self.config["sentence_size"], self.config["memory_size"]
+        encoded = data_utils.encode([(*story, None) for story in stories], self.vocabulary, *sizes)
         answers = []
         for start in range(0, len(stories), BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
@@ -306,7 +288,7 @@ class Answerer:
         statements, question = story
         dropped = max(0, len(statements) - self.config["memory_size"])
         kept, size = statements[dropped:], self.config["sentence_size"]
-        tokens = {sentence: tokens_of(sentence) for sentence in (*kept, question)}
+        tokens = {sentence: data_utils.sentence_tokens(sentence) for sentence in (*kept, question)}
         words = dict.fromkeys(word for sentence in tokens.values() for word in sentence[:size])
         likeliest = np.argsort(-probabilities, kind="stable")[:top]  # the first is the argmax
         return Answer(
@@ -429,8 +411,7 @@ class Dialogue:
             elif line and command != "/quit":
                 if not self.answerer.reads_statements:
                     raise InputError("this model answers from a knowledge base: type a question that ends in ?")
-                tokens_of(line)  # refuses a line without words
-                self.statements.append(line)
+                self.statements.append(checked(line))
                 if looks_like_question(line):
                     print("This is read as a statement, because it does not end in '?'. /undo removes it.")
         except InputError as error:
@@ -465,11 +446,11 @@ class Dialogue:
         return answer.answer
 
 
-# --- flags ----------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------------
 
 
-def flag_parser():
-    """This script's flags."""
+def main(argv=None):
+    """Asks as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, metavar="FILE", help="model to ask (default: pretrained/joint_1k.keras)")
@@ -483,12 +464,6 @@ def flag_parser():
     add("--web", action="store_true", help="serve a page for the browser")
     add("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, for this machine only)")
     add("--port", type=number(int, 1, 65535), default=8000, help="port to serve at (default: 8000)")
-    return parser
-
-
-def main(argv=None):
-    """Asks as the flags say."""
-    parser = flag_parser()
     flags = parser.parse_args(argv)
     if flags.web:
         for name in ("story", "json", "table", "save_attention"):

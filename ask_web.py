@@ -64,13 +64,9 @@ def examples(data_dir, tasks):
 
 
 def make_app(answerer, examples, top, host="127.0.0.1"):
-    """The Flask application with the page, `/examples` and `/answer`.
+    """The Flask application with the page, `/examples` (what the function `examples` returned) and `/answer`.
 
-    Args:
-        answerer: `ask.Answerer`.
-        examples: list of tasks, from the function `examples`.
-        top: how many words to give for an answer.
-        host: the address or name it is served at.
+    `host` is the address or name it is served at; for `answerer` and `top` see `ask.Answerer`.
     """
     app = flask.Flask(__name__, static_folder=os.path.join(HERE, "web"), static_url_path="")
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY

@@ -8,20 +8,16 @@ yields stories without writing files.
 The random processes are those measured on the published English files, v1.2. The same seed gives the same bytes on
 every Python version, because the only source of chance is `random.random()`, the one method of `random` whose sequence
 Python promises never to change.
-
-The file reads from the ground up: words, chance, a story and its world, questions about recent events, a function per
-task, then streams of stories and files.
 """
 
-import argparse
 import hashlib
 import os
 import random
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 
 import files
-from flags import TASKS, InputError, Parser, count, run_command, task_numbers
+from flags import TASKS, HelpFormatter, InputError, Parser, count, run_command, task_numbers
 
 # --- words ------------------------------------------------------------------------------------------------
 
@@ -56,11 +52,10 @@ SHAPES = ("triangle", "blue square", "pink rectangle", "red square", "red sphere
 BOXES = ("suitcase", "container", "box", "chest")  # each story orders them by size at random
 SWEETS = ("box of chocolates", "chocolate")  # smaller than every box, the bigger one first
 
-# A step on the grid is (east, north).
-NORTH, SOUTH, EAST, WEST = (0, 1), (0, -1), (1, 0), (-1, 0)
-STEPS = (NORTH, SOUTH, EAST, WEST)
-COMPASS = {NORTH: "north", SOUTH: "south", EAST: "east", WEST: "west"}
-SIDES = {NORTH: "above", SOUTH: "below", EAST: "to the right of", WEST: "to the left of"}
+# A step on a map is (east, north).
+COMPASS = {(0, 1): "north", (0, -1): "south", (1, 0): "east", (-1, 0): "west"}
+SIDES = {(0, 1): "above", (0, -1): "below", (1, 0): "to the right of", (-1, 0): "to the left of"}
+STEPS = tuple(COMPASS)
 
 MOTIVES = {  # motive: (the place it leads to, the thing that is taken there)
     "hungry": ("kitchen", "apple"),
@@ -104,7 +99,7 @@ class Dice(random.Random):
         return self.random() < probability
 
 
-# --- a story and its world --------------------------------------------------------------------------------
+# --- stories ----------------------------------------------------------------------------------------------
 
 
 class Story:
@@ -114,8 +109,10 @@ class Story:
     one before the tab, the other tasks do not.
     """
 
-    def __init__(self):
+    def __init__(self, dice):
+        self.dice = dice
         self.lines = []
+        self.events = []  # what questions can be about, oldest first
 
     def tell(self, statement):
         """Adds a statement and returns its line number."""
@@ -126,18 +123,41 @@ class Story:
         """Adds a question with its answer and the line numbers of its supporting facts."""
         self.lines.append(f"{len(self.lines) + 1} {question}\t{answer}\t{' '.join(map(str, support))}")
 
+    def ask_recent(self, question):
+        """Asks about one of the newest events, and returns whether there was something to ask.
+
+        `question` maps an event to (question, answer, support), or to None if it gives no question.
+        """
+        recent = self.events[-WINDOW:]
+        for _ in range(DRAWS):
+            parts = question(self.dice.pick(recent))
+            if parts:
+                self.ask(*parts)
+                return True
+        return False
+
+    def tell_and_ask(self, tell, question, statements=2, questions=1):
+        """Adds rounds of so many calls of `tell()` and of `ask_recent(question)`, and returns the complete story."""
+        asked = 0
+        while asked < QUESTIONS:
+            for _ in range(statements):
+                tell()
+            asked += sum(self.ask_recent(question) for _ in range(questions))
+        return self
+
+
+# --- people and things ------------------------------------------------------------------------------------
+
 
 @dataclass(slots=True, eq=False)
 class Event:
     """What a statement says about one person."""
 
     line: int  # number of the statement
-    kind: str  # "move", "get", "drop", "give"; "leave" and "either" for moves whose new place is not stated
     person: "Person"  # who acts
-    place: str | tuple = None  # the place in the statement (a tuple of two for "either")
+    place: str | tuple = None  # of a move: what the statement says about the new place, see `World.relocate`
     thing: "Thing" = None  # what is taken, dropped or given
     receiver: "Person" = None  # to whom it is given
-    moved: "Event" = None  # the person's latest move at that time
 
 
 @dataclass(slots=True, eq=False)
@@ -158,12 +178,13 @@ class Thing:
     name: str
     place: str  # where it lies, or lay when it was last taken
     holder: Person = None
-    handled: Event = None  # the latest event in which it was taken, dropped or given
+    handled: int = None  # the latest line in which it was taken, dropped or given
+    moved: Event = None  # the move that says where it is, if one does
     carried: list = field(default_factory=list)  # the moves made with it since it was last taken, until it is dropped
 
 
-class World:
-    """People in places, things in places or hands, and the story about them.
+class World(Story):
+    """A story about people in places, and things in places or hands.
 
     Everybody and everything starts in a place that no statement mentions. People and things are names in the order in
     which they are considered for receiving and being given; `there_rate` is the probability that a sentence about
@@ -171,36 +192,37 @@ class World:
     """
 
     def __init__(self, dice, people, places, things=(), there_rate=1.0):
-        self.dice = dice
+        super().__init__(dice)
         self.people = [Person(name, dice.pick(places)) for name in people]
         self.places = places
         self.things = [Thing(name, dice.pick(places)) for name in things]
         self.there_rate = there_rate
-        self.story = Story()
-        self.events = []
 
     def go(self, people, subject, place):
-        """Moves people, and all they hold, to a place where none of them is; `subject` names them in the sentence."""
+        """Moves people to a place where none of them is; `subject` names them in the sentence."""
         self.relocate(people, place, f"{subject} {self.dice.pick(WENT)} the {place}.")
 
-    def relocate(self, people, place, statement, kind="move", stated=None):
-        """Moves people to a place with a given statement; `stated` is the place in it if it hides the new one."""
-        line = self.story.tell(statement)
+    def relocate(self, people, place, statement, stated=None):
+        """Moves people, and all they hold, to a place.
+
+        `stated` is what the statement says if not the place: the place left, or a tuple of two possible places.
+        """
+        line = self.tell(statement)
         for person in people:
             person.place = place
-            person.moved = Event(line, kind, person, stated or place)
+            person.moved = Event(line, person, stated or place)
             self.events.append(person.moved)
             for thing in self.things:
                 if thing.holder is person:
+                    thing.moved = person.moved
                     thing.carried.append(person.moved)
 
-    def handle(self, kind, person, thing, statement, receiver=None):
+    def handle(self, person, verbs, thing, ending, receiver=None):
         """Adds a statement about a thing taken, dropped or given."""
-        line = self.story.tell(statement)
-        thing.handled = Event(line, kind, person, None, thing, receiver, person.moved)
-        self.events.append(thing.handled)
+        thing.handled = self.tell(f"{person.name} {self.dice.pick(verbs)} the {thing.name}{ending}.")
+        self.events.append(Event(thing.handled, person, None, thing, receiver))
         for hand in (person, receiver) if receiver else (person,):
-            hand.handled.setdefault(thing, []).append(line)
+            hand.handled.setdefault(thing, []).append(thing.handled)
 
     # The four actions: each returns False, and does nothing, if the person cannot do it.
 
@@ -218,9 +240,8 @@ class World:
         if not within_reach:
             return False
         thing = self.dice.pick(within_reach)
-        thing.holder, thing.carried = person, []
-        there = " there" if self.dice.chance(self.there_rate) else ""
-        self.handle("get", person, thing, f"{person.name} {self.dice.pick(GOT)} the {thing.name}{there}.")
+        thing.holder, thing.moved, thing.carried = person, None, []
+        self.handle(person, GOT, thing, " there" if self.dice.chance(self.there_rate) else "")
         return True
 
     def drop(self, person):
@@ -229,9 +250,8 @@ class World:
         if not held:
             return False
         thing = self.dice.pick(held)
-        thing.holder, thing.place = None, person.place
-        there = " there" if self.dice.chance(THERE_RATE) else ""
-        self.handle("drop", person, thing, f"{person.name} {self.dice.pick(DROPPED)} the {thing.name}{there}.")
+        thing.holder, thing.moved, thing.place = None, person.moved, person.place
+        self.handle(person, DROPPED, thing, " there" if self.dice.chance(THERE_RATE) else "")
         return True
 
     def give(self, person):
@@ -245,200 +265,130 @@ class World:
                 giver = thing.holder
                 if giver and receiver is not giver and receiver.place == giver.place:
                     thing.holder = receiver
-                    statement = f"{giver.name} {self.dice.pick(GAVE)} the {thing.name} to {receiver.name}."
-                    self.handle("give", giver, thing, statement, receiver)
+                    self.handle(giver, GAVE, thing, f" to {receiver.name}", receiver)
                     return True
         return False
 
-    def act(self, *actions):
-        """Draws an action and a person until that person can do it."""
+    # Statements of a task.
+
+    def act(self, *more_actions):
+        """Draws an action (move, get, drop or one more) and a person until that person can do it."""
+        actions = (self.move, self.get, self.drop, *more_actions)
         while not self.dice.pick(actions)(self.dice.pick(self.people)):
             pass
 
+    def walk(self, otherwise=None):
+        """Moves somebody to another place.
 
-def back(step):
-    """The opposite of a step."""
-    return -step[0], -step[1]
-
-
-class Grid:
-    """Places, or shapes, side by side.
-
-    Attributes:
-        sides: {place: {step: the place one step away}}. Only joined places are neighbours, even if two others happen to
-            share a point of the grid.
-    """
-
-    def __init__(self, places):
-        self.sides = {place: {} for place in places}
-
-    def join(self, place, step, neighbour):
-        """Puts a neighbour one step away from a place."""
-        self.sides[place][step] = neighbour
-        self.sides[neighbour][back(step)] = place
-
-    def links(self, dice):
-        """Yields every link once as (place, step, neighbour), in random order and direction.
-
-        A place is drawn, then one of its links, until every link was drawn; so links of places with few neighbours tend
-        to come first, seen from those places.
+        With `otherwise`, half of the sentences say where the person went, a quarter where the person is, and a quarter
+        is left to `otherwise(person, place)`, which returns a sentence and what it says, as for `relocate`.
         """
-        places = tuple(self.sides)
-        directed_links = sum(map(len, self.sides.values()))
-        yielded = set()
-        while len(yielded) < directed_links:
-            place = dice.pick(places)
-            step, neighbour = dice.pick(tuple(self.sides[place].items()))
-            if (place, neighbour) not in yielded:
-                yielded |= {(place, neighbour), (neighbour, place)}
-                yield place, step, neighbour
-
-
-# --- questions about recent events ------------------------------------------------------------------------
-
-
-def ask_recent(story, events, dice, question):
-    """Asks about one of the newest events, and returns whether there was something to ask.
-
-    `question` maps an event to (question, answer, support), or to None if it gives no question.
-    """
-    recent = events[-WINDOW:]
-    for _ in range(DRAWS):
-        parts = question(dice.pick(recent))
-        if parts:
-            story.ask(*parts)
-            return True
-    return False
-
-
-def tell_and_ask(world, tell, question, times=2):
-    """The story of `times` calls of `tell`, which adds a statement or two, a question (see `ask_recent`), and so on."""
-    asked = 0
-    while asked < QUESTIONS:
-        for _ in range(times):
-            tell()
-        asked += ask_recent(world.story, world.events, world.dice, question)
-    return world.story
-
-
-def act_and_ask(world, actions, question):
-    """`tell_and_ask` in a world in which people do what they can."""
-    return tell_and_ask(world, lambda: world.act(*actions), question)
-
-
-def walk(world, otherwise=None):
-    """Moves somebody to another place.
-
-    With `otherwise`, half of the sentences say where the person went, a quarter where the person is, and a quarter is
-    left to `otherwise(person, place)`.
-    """
-    person = world.dice.pick(world.people)
-    place = world.dice.pick_except(world.places, person.place)
-    form = world.dice.random() if otherwise else 0
-    if form < 0.5:
-        world.go([person], person.name, place)
-    elif form < 0.75:
-        world.relocate([person], place, f"{person.name} is in the {place}.")
-    else:
-        otherwise(person, place)
-
-
-def where_is(person):
-    """The question where a person is, answered and supported by the latest move."""
-    return f"Where is {person.name}? ", person.moved.place, [person.moved.line]
-
-
-def is_in(person, place, answer):
-    """The question whether a person is in a place, supported by the latest move."""
-    return f"Is {person.name} in the {place}? ", answer, [person.moved.line]
-
-
-def is_in_or_not(world, person, place):
-    """`is_in` for the person's place, answered yes, or for another, answered no, equally likely."""
-    if world.dice.chance(0.5):
-        return is_in(person, place, "yes")
-    return is_in(person, world.dice.pick_except(world.places, place), "no")
-
-
-# --- the twenty tasks: each function makes one story; its name is the official name of its task -------------
-
-
-def single_supporting_fact(dice):
-    """Task 1: people move; where is one of them?"""
-    world = World(dice, PEOPLE, PLACES)
-    return tell_and_ask(world, lambda: walk(world), lambda event: where_is(event.person))
-
-
-def two_supporting_facts(dice):
-    """Task 2: where is a thing that somebody carries or has dropped?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        thing = event.thing
-        if thing is None:
-            return None
-        if thing.holder:
-            move = thing.carried[-1] if thing.carried else None
+        person = self.dice.pick(self.people)
+        place = self.dice.pick_except(self.places, person.place)
+        form = self.dice.random() if otherwise else 0
+        if form < 0.5:
+            self.go([person], person.name, place)
+        elif form < 0.75:
+            self.relocate([person], place, f"{person.name} is in the {place}.")
         else:
-            move = thing.handled.moved
-        if move is None:  # no statement says where this was
+            self.relocate([person], place, *otherwise(person, place))
+
+    def leave(self, person, place):
+        """For `walk`: a sentence that only says where somebody is no longer."""
+        return f"{person.name} is {self.dice.pick(('not', 'no longer'))} in the {person.place}.", person.place
+
+    def be_either(self, person, place):
+        """For `walk`: a sentence that leaves two places open, perhaps as "either in the park or the park"."""
+        one, two = either = tuple(self.dice.deal((place, self.dice.pick(self.places)), 2))
+        return f"{person.name} is either in the {one} or the {two}.", either
+
+    def walk_on(self):
+        """Somebody goes to a place and on to another; the second sentence has a pronoun."""
+        person = self.dice.pick(self.people)
+        pronoun = f"{self.dice.pick(THEN)} {PRONOUN[person.name]}"
+        for subject in (person.name, pronoun):
+            self.go([person], subject, self.dice.pick_except(self.places, person.place))
+
+    def go_together(self):
+        """Two people go to a place where neither is; returns them.
+
+        If one of them is there already, people and place are drawn again. So two people in the same place, who are kept
+        out of one place only, are likelier to go on together.
+        """
+        while True:
+            one, two = self.dice.deal(self.people, 2)
+            place = self.dice.pick(self.places)
+            if place not in (one.place, two.place):
+                self.go([one, two], f"{one.name} and {two.name}", place)
+                return one, two
+
+    def go_on_together(self):
+        """Two people go to a place and on to another; the second sentence calls them "they"."""
+        pair = self.go_together()
+        self.go(pair, f"{self.dice.pick(THEN)} they", self.dice.pick_except(self.places, pair[0].place))
+
+    # Questions about an event, see `ask_recent`.
+
+    def where_is(self, event):
+        """Where is a person? Answered and supported by the latest move."""
+        move = event.person.moved
+        return f"Where is {event.person.name}? ", move.place, [move.line]
+
+    def where_is_after_pair(self, event):
+        """`where_is`, supported by both sentences of the person's latest pair of sentences."""
+        question, answer, (line,) = self.where_is(event)
+        return question, answer, [line - 1, line]
+
+    def is_in(self, person, place, answer):
+        """Is a person in a place? Supported by the latest move."""
+        return f"Is {person.name} in the {place}? ", answer, [person.moved.line]
+
+    def is_in_or_not(self, event):
+        """`is_in` for the person's place, answered yes, or for another, answered no, equally likely."""
+        person = event.person
+        if event.thing:
             return None
-        return f"Where is the {thing.name}? ", move.place, [thing.handled.line, move.line]
+        if self.dice.chance(0.5):
+            return self.is_in(person, person.place, "yes")
+        return self.is_in(person, self.dice.pick_except(self.places, person.place), "no")
 
-    return act_and_ask(world, (world.move, world.get, world.drop), question)
+    def is_in_or_left(self, event):
+        """`is_in_or_not`, or for the place that the person is said to have left, answered no."""
+        stated = event.person.moved.place
+        return self.is_in_or_not(event) if stated == event.person.place else self.is_in(event.person, stated, "no")
 
+    def is_maybe_in(self, event):
+        """`is_in`, answered maybe if the latest sentence leaves the place open."""
+        person, place, stated = event.person, event.person.place, event.person.moved.place
+        if self.dice.chance(0.5):
+            place = self.dice.pick_except(self.places, place)
+        if stated == person.place:
+            return self.is_in(person, place, "yes" if place == stated else "no")
+        return self.is_in(person, place, "maybe" if place in stated else "no")
 
-def three_supporting_facts(dice):
-    """Task 3: where was a thing before it was carried to a place?"""
-    world = World(dice, PEOPLE, PLACES, THINGS, there_rate=THERE_RATE)
+    def where_is_thing(self, event):
+        """Where is a thing that somebody carries or has dropped?"""
+        thing = event.thing
+        if thing is None or thing.moved is None:
+            return None
+        return f"Where is the {thing.name}? ", thing.moved.place, [thing.handled, thing.moved.line]
 
-    def question(event):
+    def where_was_thing(self, event):
+        """Where was a thing before it was carried to a place?"""
         thing = event.thing
         if thing is None or len(thing.carried) < 2:
             return None
-        place = dice.pick(thing.carried).place
-        last = max(i for i, move in enumerate(thing.carried) if move.place == place)
-        if last == 0:
+        place = self.dice.pick(thing.carried).place
+        return where_before(f"the {thing.name}", thing.carried, place, [thing.handled])
+
+    def who_gave_what(self, event):
+        """Who gave what to whom, when the thing of the event was last given?"""
+        if event.receiver is None:
             return None
-        before, arrival = thing.carried[last - 1 : last + 1]
-        support = [thing.handled.line, arrival.line, before.line]
-        return f"Where was the {thing.name} before the {place}? ", before.place, support
-
-    return act_and_ask(world, (world.move, world.get, world.drop), question)
-
-
-def two_arg_relations(dice):
-    """Task 4: three places in a row; which place is next to another?"""
-    story = Story()
-    first, middle, last = dice.deal(PLACES, 3)
-    step = dice.pick(STEPS)
-    grid = Grid((first, middle, last))
-    grid.join(middle, step, last)
-    grid.join(middle, back(step), first)
-    facts = []
-    for place, step, neighbour in grid.links(dice):
-        line = story.tell(f"The {place} is {COMPASS[back(step)]} of the {neighbour}.")
-        facts.append((line, place, step, neighbour))
-    line, place, step, neighbour = dice.pick(facts)
-    if dice.chance(0.5):
-        question = f"What is {COMPASS[back(step)]} of the {neighbour}?"
-    else:
-        question = f"What is the {neighbour} {COMPASS[step]} of?"
-    story.ask(question, place, [line])
-    return story
-
-
-def three_arg_relations(dice):
-    """Task 5: people give things to each other; who gave what to whom?"""
-    world = World(dice, GIVING_PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        if event.kind != "give":
-            return None
-        given = [other for other in world.events if other.kind == "give" and other.thing is event.thing][-1]
+        given = [other for other in self.events if other.receiver and other.thing is event.thing][-1]
         giver, receiver, thing = given.person.name, given.receiver.name, given.thing.name
         what = f"What did {giver} give to {receiver}? ", thing
-        text, answer = dice.pick(
+        text, answer = self.dice.pick(
             (
                 what,
                 what,  # twice as likely as each of the others
@@ -450,178 +400,133 @@ def three_arg_relations(dice):
         )
         return text, answer, [given.line]
 
-    return act_and_ask(world, (world.move, world.get, world.drop, world.give), question)
-
-
-def yes_no_questions(dice):
-    """Task 6: is somebody in a place?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
-        return is_in_or_not(world, event.person, event.person.place) if event.kind == "move" else None
-
-    return act_and_ask(world, (world.move, world.get, world.drop), question)
-
-
-def counting(dice):
-    """Task 7: how many things does somebody hold?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
+    def how_many_are_held(self, event):
+        """How many things does somebody hold?"""
+        person = event.person
         if event.thing is None:
             return None
+        number = NUMBERS[sum(thing.holder is person for thing in person.handled)]
+        return f"How many objects is {person.name} carrying? ", number, sorted(sum(person.handled.values(), []))
+
+    def what_is_held(self, event):
+        """What does somebody hold?"""
         person = event.person
-        number = sum(thing.holder is person for thing in world.things)
-        support = sorted(chain.from_iterable(person.handled.values()))
-        return f"How many objects is {person.name} carrying? ", NUMBERS[number], support
-
-    return act_and_ask(world, (world.move, world.get, world.drop, world.give), question)
-
-
-def lists_sets(dice):
-    """Task 8: what does somebody hold?"""
-    world = World(dice, PEOPLE, PLACES, THINGS)
-
-    def question(event):
         if event.thing is None:
             return None
-        person = event.person
-        held = [thing.name for thing in person.handled if thing.holder is person]
-        support = chain.from_iterable(person.handled.values())
-        return f"What is {person.name} carrying? ", ",".join(held) or "nothing", support
-
-    return act_and_ask(world, (world.move, world.get, world.drop), question)
+        held = ",".join(thing.name for thing in person.handled if thing.holder is person)
+        return f"What is {person.name} carrying? ", held or "nothing", sum(person.handled.values(), [])
 
 
-def simple_negation(dice):
-    """Task 9: like task 6, but some sentences only say where somebody is no longer."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def leave(person, place):
-        statement = f"{person.name} is {dice.pick(('not', 'no longer'))} in the {person.place}."
-        world.relocate([person], place, statement, "leave", person.place)
-
-    def question(event):
-        move = event.person.moved
-        if move.kind == "leave":
-            return is_in(event.person, move.place, "no")
-        return is_in_or_not(world, event.person, move.place)
-
-    return tell_and_ask(world, lambda: walk(world, leave), question)
+def where_before(subject, moves, place, support=()):
+    """Where was somebody or something before the latest of its moves to a place? None if that was the first move."""
+    last = max(i for i, move in enumerate(moves) if move.place == place)
+    if last == 0:
+        return None
+    before, arrival = moves[last - 1 : last + 1]
+    return f"Where was {subject} before the {place}? ", before.place, [*support, arrival.line, before.line]
 
 
-def indefinite_knowledge(dice):
-    """Task 10: like task 6, but some sentences leave two places open."""
-    world = World(dice, OTHER_PEOPLE, OTHER_PLACES)
+def in_world(tell, question, people=PEOPLE, places=PLACES, things=(), there_rate=1.0, statements=2):
+    """A function that makes one story in a `World`, from a method for its statements and one for its questions."""
 
-    def be_either(person, place):
-        # Both places may be the same: "either in the park or the park".
-        one, two = either = tuple(dice.deal((place, dice.pick(OTHER_PLACES)), 2))
-        world.relocate([person], place, f"{person.name} is either in the {one} or the {two}.", "either", either)
+    def make_story(dice):
+        world = World(dice, people, places, things, there_rate)
+        return world.tell_and_ask(partial(tell, world), partial(question, world), statements)
 
-    def question(event):
-        person = event.person
-        place = person.place
-        if dice.chance(0.5):
-            place = dice.pick_except(OTHER_PLACES, place)
-        if person.moved.kind == "either":
-            return is_in(person, place, "maybe" if place in person.moved.place else "no")
-        return is_in(person, place, "yes" if place == person.moved.place else "no")
-
-    return tell_and_ask(world, lambda: walk(world, be_either), question)
+    return make_story
 
 
-def where_is_after_pair(event):
-    """`where_is`, supported by both sentences of the person's latest pair of sentences."""
-    question, answer, (line,) = where_is(event.person)
-    return question, answer, [line - 1, line]
+# --- maps -------------------------------------------------------------------------------------------------
+
+# A map is {place or shape: {step: its neighbour there}}. Only joined places are neighbours, even if two others happen
+# to share a point of the grid.
 
 
-def basic_coreference(dice):
-    """Task 11: every second sentence has a pronoun for the person of the sentence before."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        person = dice.pick(world.people)
-        pronoun = f"{dice.pick(THEN)} {PRONOUN[person.name]}"
-        for subject in (person.name, pronoun):
-            world.go([person], subject, dice.pick_except(PLACES, person.place))
-
-    return tell_and_ask(world, tell, where_is_after_pair, times=1)
+def back(step):
+    """The opposite of a step."""
+    return -step[0], -step[1]
 
 
-def go_together(world):
-    """Two people go to a place where neither is; returns them.
+def join(sides, place, step, neighbour):
+    """Puts a neighbour one step away from a place of a map."""
+    sides[place][step] = neighbour
+    sides[neighbour][back(step)] = place
 
-    If one of them is there already, people and place are drawn again. So two people in the same place, who are kept out
-    of one place only, are likelier to go on together.
+
+def links(sides, dice):
+    """Yields every link of a map once as (place, step, neighbour), in random order and direction.
+
+    A place is drawn, then one of its links, until every link was drawn; so links of places with few neighbours tend to
+    come first, seen from those places.
     """
-    while True:
-        one, two = world.dice.deal(world.people, 2)
-        place = world.dice.pick(world.places)
-        if place not in (one.place, two.place):
-            world.go([one, two], f"{one.name} and {two.name}", place)
-            return one, two
+    places = tuple(sides)
+    directed_links = sum(map(len, sides.values()))
+    yielded = set()
+    while len(yielded) < directed_links:
+        place = dice.pick(places)
+        step, neighbour = dice.pick(tuple(sides[place].items()))
+        if (place, neighbour) not in yielded:
+            yielded |= {(place, neighbour), (neighbour, place)}
+            yield place, step, neighbour
 
 
-def conjunction(dice):
-    """Task 12: people move in pairs; where is one of them?"""
-    world = World(dice, PEOPLE, PLACES)
-    return tell_and_ask(world, lambda: go_together(world), lambda event: where_is(event.person))
+# --- the twenty tasks -------------------------------------------------------------------------------------
 
 
-def compound_coreference(dice):
-    """Task 13: people move in pairs, and every second sentence calls them "they"."""
-    world = World(dice, PEOPLE, PLACES)
-
-    def tell():
-        pair = go_together(world)
-        pronoun = f"{dice.pick(THEN)} they"
-        world.go(pair, pronoun, dice.pick_except(PLACES, pair[0].place))
-
-    return tell_and_ask(world, tell, where_is_after_pair, times=1)
+def two_arg_relations(dice):
+    """Task 4: three places in a row; which place is next to another?"""
+    story = Story(dice)
+    first, middle, last = dice.deal(PLACES, 3)
+    step = dice.pick(STEPS)
+    sides = {first: {}, middle: {}, last: {}}
+    join(sides, middle, step, last)
+    join(sides, middle, back(step), first)
+    facts = []
+    for place, step, neighbour in links(sides, dice):
+        line = story.tell(f"The {place} is {COMPASS[back(step)]} of the {neighbour}.")
+        facts.append((line, place, step, neighbour))
+    line, place, step, neighbour = dice.pick(facts)
+    if dice.chance(0.5):
+        question = f"What is {COMPASS[back(step)]} of the {neighbour}?"
+    else:
+        question = f"What is the {neighbour} {COMPASS[step]} of?"
+    story.ask(question, place, [line])
+    return story
 
 
 def time_reasoning(dice):
     """Task 14: where was somebody before a place, by the time of day rather than the order of statements?"""
-    story = Story()
-    people = {name: [] for name in OTHER_PEOPLE}  # each person's events, by time of day
-    events = []
+    story = Story(dice)
+    moves = {name: [] for name in OTHER_PEOPLE}  # of each person, by time of day
 
     def happen():
-        name = dice.pick([name for name in people if len(people[name]) < len(TIMES)])
-        past = people[name]
-        place = dice.pick_except(OTHER_PLACES, past[-1].place if past else None)
-        past.append(Event(0, "move", name, place))
-        events.append(past[-1])
-        return past[-1]
+        name = dice.pick([name for name in moves if len(moves[name]) < len(TIMES)])
+        place = dice.pick_except(OTHER_PLACES, moves[name][-1].place if moves[name] else None)
+        moves[name].append(Event(0, name, place))  # its line follows
+        story.events.append(moves[name][-1])
 
     for _ in range(QUESTIONS):
-        block = [happen(), happen()]
-        while max(map(len, people.values())) < 2:  # nobody has been to two places yet
-            block += [happen(), happen()]
+        told = len(story.events)
+        while len(story.events) == told or max(map(len, moves.values())) < 2:  # nobody has been to two places yet
+            happen()
+            happen()
+        block = story.events[told:]
         # A random cycle (Sattolo's algorithm): no event keeps its place, so two are always swapped.
         for last in range(len(block) - 1, 0, -1):
             other = int(dice.random() * last)
             block[last], block[other] = block[other], block[last]
         for event in block:
-            time = TIMES[people[event.person].index(event)]
+            time = TIMES[moves[event.person].index(event)]
             went = f"{event.person} {dice.pick(WENT)} the {event.place}"
             event.line = story.tell(f"{went} {time}." if dice.chance(0.5) else f"{time.capitalize()} {went}.")
-        visit = None
-        while not visit:
-            recent = dice.pick(events[-WINDOW:])
-            past = people[recent.person]
-            visit = max(i for i, event in enumerate(past) if event.place == recent.place)
-        before, arrival = past[visit - 1 : visit + 1]
-        question = f"Where was {arrival.person} before the {arrival.place}? "
-        story.ask(question, before.place, [arrival.line, before.line])
+        while not story.ask_recent(lambda event: where_before(event.person, moves[event.person], event.place)):
+            pass
     return story
 
 
 def basic_deduction(dice):
     """Task 15: what is somebody afraid of, who is an animal of a kind?"""
-    story = Story()
+    story = Story(dice)
     fears = {animal: dice.pick_except(tuple(PLURAL), animal) for animal in PLURAL}
     fear_line, animal_of, person_line = {}, {}, {}
     subjects = [*PLURAL, *FEARFUL_PEOPLE]
@@ -657,7 +562,7 @@ def basic_induction(dice):
         kind = animal_of[subject]
         others = list(animal_of.values()).count(kind) - 1
 
-    story = Story()
+    story = Story(dice)
     animal_line, color_line, color_of, color_now = {}, {}, {}, {}
     for person in turns:
         animal = animal_of[person]
@@ -676,14 +581,14 @@ def basic_induction(dice):
 
 def positional_reasoning(dice):
     """Task 17: two shapes are next to a third; where is one relative to the other?"""
-    story = Story()
+    story = Story(dice)
     middle, *ends = dice.deal(SHAPES, 3)
     position = dict(zip(ends, dice.deal(STEPS, 2), strict=True))
-    grid = Grid((middle, *ends))
+    sides = {middle: {}, ends[0]: {}, ends[1]: {}}
     for end in ends:
-        grid.join(middle, position[end], end)
+        join(sides, middle, position[end], end)
     line = {}
-    for shape, step, neighbour in grid.links(dice):
+    for shape, step, neighbour in links(sides, dice):
         end = neighbour if shape == middle else shape
         line[end] = story.tell(f"The {neighbour} is {SIDES[step]} the {shape}.")
     for _ in range(8):
@@ -703,10 +608,15 @@ def size_reasoning(dice):
     The published stories seem to follow more rules than these: `FROM_MIDDLE` is fitted, and about 1 % of them end a
     round of questions early where this function does not.
     """
-    story = Story()
+    story = Story(dice)
     by_size = dice.deal(BOXES, len(BOXES)) + list(SWEETS)
     pairs = [(big, small) for i, big in enumerate(by_size) for small in by_size[i + 1 :]]
-    facts = []  # (big, small, line)
+    facts = story.events  # (big, small, line)
+
+    def tell():
+        big, small = dice.pick(pairs)
+        bigger = f"The {big} is bigger than the {small}."
+        facts.append((big, small, story.tell(bigger if dice.chance(0.5) else f"The {small} fits inside the {big}.")))
 
     def question(fact):
         # A chain of two facts, down in size (yes) or up (no). The link is the first other fact that mentions the
@@ -725,34 +635,25 @@ def size_reasoning(dice):
         text = f"Is the {one} bigger than the {two}?" if dice.chance(0.5) else f"Does the {two} fit in the {one}?"
         return text, "yes" if yes else "no", [fact[2], link[2]]
 
-    questions = 0
-    while questions < QUESTIONS:
-        for _ in range(5):
-            big, small = dice.pick(pairs)
-            bigger = f"The {big} is bigger than the {small}."
-            line = story.tell(bigger if dice.chance(0.5) else f"The {small} fits inside the {big}.")
-            facts.append((big, small, line))
-        for _ in range(QUESTIONS):
-            questions += ask_recent(story, facts, dice, question)
-    return story
+    return story.tell_and_ask(tell, question, statements=5, questions=QUESTIONS)
 
 
 def path_finding(dice):
     """Task 19: which two steps lead from one place to another?"""
-    story = Story()
+    story = Story(dice)
     start, middle, goal, *others = dice.deal(PLACES, len(PLACES))
-    grid = Grid((start, middle, goal, *others))
+    sides = {place: {} for place in (start, middle, goal, *others)}
     first = dice.pick(STEPS)
     second = dice.pick_except(STEPS, back(first))
-    grid.join(start, first, middle)
-    grid.join(middle, second, goal)
+    join(sides, start, first, middle)
+    join(sides, middle, second, goal)
     for place in others:
         neighbour, step = start, first
-        while step in grid.sides[neighbour]:
+        while step in sides[neighbour]:
             neighbour, step = dice.pick((start, middle, goal)), dice.pick(STEPS)
-        grid.join(neighbour, step, place)
+        join(sides, neighbour, step, place)
     line = {}
-    for place, step, neighbour in grid.links(dice):
+    for place, step, neighbour in links(sides, dice):
         statement = f"The {place} is {COMPASS[back(step)]} of the {neighbour}."
         line[place, neighbour] = line[neighbour, place] = story.tell(statement)
     route = ",".join(COMPASS[step][0] for step in (first, second))
@@ -763,7 +664,7 @@ def path_finding(dice):
 
 def agents_motivations(dice):
     """Task 20: where will somebody go, and why did somebody do something?"""
-    story = Story()
+    story = Story(dice)
     motive = {person: dice.pick(tuple(MOTIVES)) for person in MOTIVATED_PEOPLE}
     steps = dict.fromkeys(MOTIVATED_PEOPLE, 0)  # statements about each person so far
     line, served = {}, set()
@@ -787,32 +688,49 @@ def agents_motivations(dice):
         story.ask(question, answer, [line[person]])
 
 
-STORY_MAKERS = dict(
-    enumerate(
-        (
-            *(single_supporting_fact, two_supporting_facts, three_supporting_facts, two_arg_relations),
-            *(three_arg_relations, yes_no_questions, counting, lists_sets, simple_negation, indefinite_knowledge),
-            *(basic_coreference, conjunction, compound_coreference, time_reasoning, basic_deduction, basic_induction),
-            *(positional_reasoning, size_reasoning, path_finding, agents_motivations),
-        ),
-        start=1,
-    )
-)
+STORY_MAKERS = {  # number of a task: (its official name, a function that makes one story)
+    1: ("single-supporting-fact", in_world(World.walk, World.where_is)),
+    2: ("two-supporting-facts", in_world(World.act, World.where_is_thing, things=THINGS)),
+    3: ("three-supporting-facts", in_world(World.act, World.where_was_thing, things=THINGS, there_rate=THERE_RATE)),
+    4: ("two-arg-relations", two_arg_relations),
+    5: (
+        "three-arg-relations",
+        in_world(lambda world: world.act(world.give), World.who_gave_what, GIVING_PEOPLE, things=THINGS),
+    ),
+    6: ("yes-no-questions", in_world(World.act, World.is_in_or_not, things=THINGS)),
+    7: ("counting", in_world(lambda world: world.act(world.give), World.how_many_are_held, things=THINGS)),
+    8: ("lists-sets", in_world(World.act, World.what_is_held, things=THINGS)),
+    9: ("simple-negation", in_world(lambda world: world.walk(world.leave), World.is_in_or_left)),
+    10: (
+        "indefinite-knowledge",
+        in_world(lambda world: world.walk(world.be_either), World.is_maybe_in, OTHER_PEOPLE, OTHER_PLACES),
+    ),
+    11: ("basic-coreference", in_world(World.walk_on, World.where_is_after_pair, statements=1)),
+    12: ("conjunction", in_world(World.go_together, World.where_is)),
+    13: ("compound-coreference", in_world(World.go_on_together, World.where_is_after_pair, statements=1)),
+    14: ("time-reasoning", time_reasoning),
+    15: ("basic-deduction", basic_deduction),
+    16: ("basic-induction", basic_induction),
+    17: ("positional-reasoning", positional_reasoning),
+    18: ("size-reasoning", size_reasoning),
+    19: ("path-finding", path_finding),
+    20: ("agents-motivations", agents_motivations),
+}
 REPEATING_TASKS = (4,)  # too few stories to keep the splits apart; they overlap in the published files too
 
 
-# --- streams of stories -----------------------------------------------------------------------------------
+# --- streams and files of stories -------------------------------------------------------------------------
+
+MARKER = "SIMULATED.txt"  # in every folder of simulated files, whose scores are not bAbI scores
 
 
 def stories(task_id, questions, seed=0, split="train"):
     """Yields the stories of one task, one after another, in constant memory.
 
-    The stories depend on the arguments alone, and a longer stream begins like a shorter one (except for the shorter
-    one's last story, if that had to be cut).
+    The stories depend on the arguments alone, and a longer stream begins like a shorter one.
 
-    No story of one split ever occurs in the other, whatever the seeds and numbers of questions: a digest of its text
-    decides in which split a story may stand, and the others are skipped. A digest is unrelated to what a story says, so
-    both splits look alike.
+    No story of one split ever occurs in the other, whatever the seeds and numbers of questions: a digest of its text,
+    which is unrelated to what it says, decides in which split a story may stand; the others are skipped.
 
     Args:
         task_id: 1 to 20.
@@ -831,8 +749,9 @@ def stories(task_id, questions, seed=0, split="train"):
     # An integer, as Python does not promise that a seed of another type always gives the same sequence.
     key = hashlib.sha256(f"babi {seed} {task_id} {split}".encode()).digest()
     dice = Dice(int.from_bytes(key, "big"))
+    _, make_story = STORY_MAKERS[task_id]
     while questions > 0:
-        lines = STORY_MAKERS[task_id](dice).lines
+        lines = make_story(dice).lines
         question_lines = [number for number, line in enumerate(lines, start=1) if "\t" in line][:questions]
         lines = lines[: question_lines[-1]]  # the last line of every story is a question
         digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=1).digest()[0]
@@ -841,14 +760,10 @@ def stories(task_id, questions, seed=0, split="train"):
             questions -= len(question_lines)
 
 
-# --- files ------------------------------------------------------------------------------------------------
-
-MARKER = "SIMULATED.txt"  # in every folder of simulated files, whose scores are not bAbI scores
-
-
 def file_name(task_id, split):
     """The name of a task's file in the published corpus."""
-    return f"qa{task_id}_{STORY_MAKERS[task_id].__name__.replace('_', '-')}_{split}.txt"
+    name, _ = STORY_MAKERS[task_id]
+    return f"qa{task_id}_{name}_{split}.txt"
 
 
 def write_files(output_dir, task_ids, train, test, seed):
@@ -882,8 +797,7 @@ def write_files(output_dir, task_ids, train, test, seed):
 
 def main(argv=None):
     parser = Parser(
-        "Writes simulated stories of the bAbI tasks, in the format of the corpus.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "Writes simulated stories of the bAbI tasks, in the format of the corpus.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
     add("--task_id", type=task_numbers, default="all", help="tasks: 3, 1,4, 1-5,19 or all")

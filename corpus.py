@@ -50,24 +50,11 @@ def find_corpus(data_dir=None):
     Raises:
         InputError: the data folder cannot be written, or Python cannot unpack archives safely.
     """
-    if data_dir is not None:
-        return data_dir, is_simulated(data_dir)
-    try:
-        if not _has_files(PUBLISHED):
-            print(f"{os.path.relpath(PUBLISHED)} is missing: fetching the bAbI tasks (16 MB).", flush=True)
-            os.makedirs(DATA, exist_ok=True)
-            if not any(_fetch(url, sha256, PUBLISHED, _place_tree) for url, sha256 in SOURCES):
-                if not _has_files(SIMULATED):
-                    with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
-                        folder = os.path.join(temporary, "en")
-                        babi_simulator.write_files(folder, TASKS, SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0)
-                        _put_in_place(folder, SIMULATED)
-                    print(f"{os.path.relpath(SIMULATED)}: written, with simulated stories of all {len(TASKS)} tasks.")
-                return SIMULATED, True
-    except OSError as error:
-        reason = f"{error.filename or DATA}: {error.strerror or error}"
-        raise InputError(f"{reason} (--data_dir names a folder of bAbI files to read instead).") from error
-    return PUBLISHED, is_simulated(PUBLISHED)
+
+    def simulate(folder):
+        babi_simulator.write_files(folder, TASKS, SIMULATED_QUESTIONS, SIMULATED_QUESTIONS, seed=0)
+
+    return _find(data_dir, "the bAbI tasks (16 MB)", PUBLISHED, SOURCES, f"{TREE}/*", SIMULATED, simulate)
 
 
 def find_films(data_dir=None):
@@ -75,33 +62,47 @@ def find_films(data_dir=None):
 
     Args, Returns and Raises: see `find_corpus`.
     """
+    simulate = movie_utils.write_simulated_world
+    return _find(data_dir, "WikiMovies", FILMS, [FILM_SOURCE], os.path.basename(FILMS), SIMULATED_FILMS, simulate)
+
+
+def _find(data_dir, name, folder, sources, parts, simulated, simulate):
+    """See `find_corpus`.
+
+    Args:
+        data_dir: the given folder or None.
+        name: of what is fetched.
+        folder: where it belongs.
+        sources: (address, SHA-256) of archives with it.
+        parts: a pattern for what is moved from an unpacked archive to beside `folder`, `folder` itself as the last.
+        simulated: the folder for simulated files, which `simulate(folder)` writes.
+    """
     if data_dir is not None:
-        return data_dir, os.path.exists(os.path.join(data_dir, movie_utils.MARKER))
+        return data_dir, is_simulated(data_dir)
     try:
-        if not _has_files(FILMS):
-            print(f"{os.path.relpath(FILMS)} is missing: fetching WikiMovies.", flush=True)
+        if not _has_files(folder):
+            print(f"{os.path.relpath(folder)} is missing: fetching {name}.", flush=True)
             os.makedirs(DATA, exist_ok=True)
-            if not _fetch(*FILM_SOURCE, FILMS, _place_films):
-                if not _has_files(SIMULATED_FILMS):
+            if not any(_fetch(url, sha256, folder, parts) for url, sha256 in sources):
+                folder = simulated
+                if not _has_files(folder):
                     with tempfile.TemporaryDirectory(prefix=".simulating-", dir=DATA) as temporary:
-                        folder = os.path.join(temporary, "movieqa")
-                        movie_utils.write_simulated_world(folder, seed=0)
-                        _put_in_place(folder, SIMULATED_FILMS)
-                    print(f"{os.path.relpath(SIMULATED_FILMS)}: written, a simulated world of films.", flush=True)
-                return SIMULATED_FILMS, True
+                        simulate(os.path.join(temporary, "files"))
+                        _put_in_place(os.path.join(temporary, "files"), folder)
+                    print(f"No host delivers it: {os.path.relpath(folder)} is simulated instead.", flush=True)
     except OSError as error:
         reason = f"{error.filename or DATA}: {error.strerror or error}"
-        raise InputError(f"{reason} (--data_dir names a folder of questions about films to read instead).") from error
-    return FILMS, False
+        raise InputError(f"{reason} (--data_dir names a folder to read instead).") from error
+    return folder, is_simulated(folder)
 
 
 def is_simulated(folder):
-    """Whether a folder, or one around it up to the published tree, has the simulator's marker."""
+    """Whether a folder, or one around it up to the published tree, has the marker of simulated files."""
     folder = Path(os.path.realpath(folder))
     for parent in (folder, *folder.parents):
         if os.path.exists(parent / babi_simulator.MARKER):
             return True
-        if parent.name == TREE:
+        if parent.name in (TREE, os.path.basename(FILMS)):
             break
     return False
 
@@ -116,36 +117,19 @@ def _has_files(folder):
     return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
-def _fetch(url, sha256, target, place):
-    """Puts the content of an archive in place; returns False if its host does not deliver it.
-
-    Args:
-        url, sha256: of the archive.
-        target: the folder that will exist.
-        place: a function that moves it out of the folder of the unpacked archive.
-    """
+def _fetch(url, sha256, folder, parts):
+    """Puts the content of an archive in place, see `_find`; returns False if its host does not deliver it."""
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as temporary:
         archive = _download(url, sha256, temporary)
         if archive is None:
-            return _has_files(target)  # perhaps another process was luckier
+            return _has_files(folder)  # perhaps another process was luckier
         if not hasattr(tarfile, "data_filter"):
             raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
         with tarfile.open(archive) as tar:
             tar.extractall(temporary, filter="data")  # no member outside the folder, no device, no outward link
-        place(Path(temporary))
+        for path in sorted(Path(temporary).rglob(parts), key=lambda path: path.name == os.path.basename(folder)):
+            _put_in_place(path, os.path.join(os.path.dirname(folder), path.name))
     return True
-
-
-def _place_tree(unpacked):
-    """Moves the published tree of bAbI tasks into place."""
-    tree = next(path.parent for path in unpacked.rglob("en") if path.parent.name == TREE)
-    for path in sorted(tree.iterdir(), key=lambda path: path.name == "en"):  # `en` last: then the tree is whole
-        _put_in_place(path, os.path.join(DATA, TREE, path.name))
-
-
-def _place_films(unpacked):
-    """Moves the folder of WikiMovies into place."""
-    _put_in_place(next(unpacked.rglob("movieqa")), FILMS)
 
 
 def _download(url, sha256, folder):

@@ -1,4 +1,4 @@
-"""bAbI text -> examples, split into training and validation -> vocabulary -> key, value, query and answer tensors.
+"""bAbI text -> questions, split into training and validation -> vocabulary -> key, value, query and answer tensors.
 
 The text format (Weston et al., 2015, arXiv:1502.05698): a line is `ID text`; IDs count up from 1 in every story; a
 question line is `ID question<TAB>answer<TAB>supporting IDs`. `ask.py` also reads plain text, without IDs or answers.
@@ -12,6 +12,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
+from reprlib import repr as quoted  # shortened where it is long
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ NEVER_SEEN = -1  # the label of an answer that is not in the training text; no p
 
 
 class Question(NamedTuple):
-    """A question of a text, with the part of its story that comes before it."""
+    """An example: a question of a text, with the part of its story that comes before it."""
 
     statements: tuple  # of str, as written, oldest first
     question: str  # as written
@@ -46,6 +47,10 @@ class Question(NamedTuple):
     supporting: tuple  # of int, indexes into statements, in the order of the text
     story: int  # number of the story in its text, counted from 0
     line: int  # number of the line in its text, counted from 1
+
+    def only_supporting(self):
+        """The question with only the statements that support its answer, in the order of the text."""
+        return self._replace(statements=tuple(self.statements[i] for i in self.supporting))
 
 
 @functools.lru_cache(maxsize=50_000)  # sentences repeat a lot
@@ -72,11 +77,6 @@ def parse_text(lines, source="bAbI text", plain=False):
     Raises:
         InputError: a line breaks the format, or there is no question.
     """
-    return list(_read_questions(lines, source, plain))
-
-
-def _read_questions(lines, source, plain=False):
-    """Yields the questions of a text; see `parse_text`."""
 
     def error(problem):
         return InputError(f"{source}, line {number}: {problem}.")
@@ -88,19 +88,19 @@ def _read_questions(lines, source, plain=False):
     numbered = not plain or LINE_ID.match(first)
     story, line_id = -1 if numbered else 0, 0
     statements, index_of_id = [], {}  # of the story so far
-    question = None
+    questions = []
     for number, line in enumerate(lines, start=1):
         match = LINE_ID.match(line)
         if numbered:
             if not match:
-                raise error(f"expected a line number and a sentence, found {_quoted(line)}")
+                raise error(f"expected a line number and a sentence, found {quoted(line)}")
             previous_id, line_id = line_id, int(match[1])
             if line_id not in (1, previous_id + 1):
                 expected = "1" if story < 0 else f"{previous_id + 1} or 1"
                 raise error(f"expected line number {expected}, found {line_id}")
             line = line[match.end() :]
         elif match:
-            raise error(f"expected a sentence without a number, as in the first line, found {_quoted(line)}")
+            raise error(f"expected a sentence without a number, as in the first line, found {quoted(line)}")
         if line_id == 1 or not (numbered or line.strip()):
             statements, index_of_id = [], {}
             story += 1
@@ -113,7 +113,7 @@ def _read_questions(lines, source, plain=False):
         words = len(sentence_tokens(sentence))
         if words == 0:
             kind = "question" if is_question else "sentence"
-            raise error(f"expected a {kind}, found {_quoted(sentence)}, which has no word")
+            raise error(f"expected a {kind}, found {quoted(sentence)}, which has no word")
         if words > MAX_WORDS:
             raise error(f"expected a sentence of at most {MAX_WORDS:,} words, found one of {words:,}")
         if not is_question:
@@ -132,17 +132,12 @@ def _read_questions(lines, source, plain=False):
         supporting = []
         for support in fields[1].split() if numbered and len(fields) == 2 else ():
             if support not in index_of_id:
-                raise error(f"supporting line {_quoted(support)} is not an earlier statement of its story")
+                raise error(f"supporting line {quoted(support)} is not an earlier statement of its story")
             supporting.append(index_of_id[support])
-        question = Question(tuple(statements), sentence, answer or None, tuple(supporting), story, number)
-        yield question
-    if not question:
+        questions.append(Question(tuple(statements), sentence, answer or None, tuple(supporting), story, number))
+    if not questions:
         raise InputError(f"{source}: expected at least one question (a line that ends in ?), found none.")
-
-
-def _quoted(text):
-    text = text.strip()
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    return questions
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -198,87 +193,59 @@ def task_file(data_dir, task_id, split, required=False):
     )
 
 
-# --- questions -> examples --------------------------------------------------------------------------------
-
-
-class Example(NamedTuple):
-    """A question as tokens, with the statements before it."""
-
-    statements: tuple  # of token tuples, oldest first
-    question: tuple  # tokens
-    answer: str  # one label, even when it is written with commas
-    story: int  # number of the story in its file, counted from 0
-
-
-def parse_stories(lines, only_supporting=False, source="bAbI text"):
-    """The examples of the lines of a bAbI file, a list of `Example`; see `parse_text`.
-
-    `only_supporting` keeps only the statements that support the answer, in the order of the file.
-    """
-    examples, story, tokens = [], None, []
-    for question in _read_questions(lines, source):
-        if question.story != story:
-            story, tokens = question.story, []
-        tokens += map(sentence_tokens, question.statements[len(tokens) :])
-        kept = [tokens[index] for index in question.supporting] if only_supporting else tokens
-        examples.append(Example(tuple(kept), sentence_tokens(question.question), question.answer, story))
-    return examples
-
-
 def get_stories(path, only_supporting=False):
-    """The examples of one bAbI file; see `parse_stories`."""
-    return parse_stories(read_lines(path), only_supporting, source=path)
+    """The questions of one bAbI file, with all statements before them or only the supporting ones; see `parse_text`."""
+    questions = parse_text(read_lines(path), path)
+    return [question.only_supporting() for question in questions] if only_supporting else questions
 
 
 def load_task(data_dir, task_id, only_supporting=False):
-    """(training examples, test examples) of a task, two lists of `Example`; see `task_file` and `parse_stories`."""
+    """(training, test) questions of a task; see `task_file` and `get_stories`."""
     paths = [task_file(data_dir, task_id, split, required=True) for split in ("train", "test")]
     return tuple(get_stories(path, only_supporting) for path in paths)
 
 
 def load_validation(data_dir, task_id, only_supporting=False):
-    """The examples of a task's own validation file (`qa<N>_..._valid.txt`), or None if it has none."""
+    """The questions of a task's own validation file (`qa<N>_..._valid.txt`), or None if it has none."""
     path = task_file(data_dir, task_id, "valid")
     return get_stories(path, only_supporting) if path else None
 
 
-def split_by_story(examples, fraction=0.1, random_state=None):
-    """Splits a list of `Example` into (training, validation) so that no story is on both sides, each in their order.
+def split_by_story(questions, random_state=None):
+    """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
-    Args:
-        examples: examples of one file.
-        fraction: share of the stories that go to validation.
-        random_state: seed; None splits differently each time.
+    `random_state` is a seed; None splits differently each time.
 
     Raises:
         InputError: there are fewer than two stories.
     """
     from sklearn.model_selection import GroupShuffleSplit
 
-    stories = [example.story for example in examples]
+    stories = [question.story for question in questions]
     if len(set(stories)) < 2:
         raise InputError("validation is split off by story, which needs at least two training stories.")
-    splitter = GroupShuffleSplit(n_splits=1, test_size=fraction, random_state=random_state)
-    training, validation = next(splitter.split(examples, groups=stories))
-    return [examples[i] for i in sorted(training)], [examples[i] for i in sorted(validation)]
+    splitter = GroupShuffleSplit(n_splits=1, test_size=0.1, random_state=random_state)
+    training, validation = next(splitter.split(questions, groups=stories))
+    return [questions[i] for i in sorted(training)], [questions[i] for i in sorted(validation)]
 
 
-# --- examples -> tensors ----------------------------------------------------------------------------------
+# --- questions -> tensors ---------------------------------------------------------------------------------
 
 
-def distinct_sentences(examples):
-    """The set of the statements and questions of examples."""
-    return {sentence for example in examples for sentence in (*example.statements, example.question)}
+def distinct_sentences(questions):
+    """The token tuples of all statements and questions, each once."""
+    texts = {text for question in questions for text in (*question.statements, question.question)}
+    return set(map(sentence_tokens, texts))
 
 
-def build_vocabulary(examples):
-    """Numbers the words and answers of a list of `Example`.
+def build_vocabulary(questions):
+    """Numbers the words and answers of a list of `Question`.
 
     Returns:
         A dict from word to id: 1, 2, ... in alphabetical order, then `UNKNOWN`. Id 0 is nil, so a model needs
         `len(vocabulary) + 1` ids.
     """
-    words = {example.answer for example in examples}.union(*distinct_sentences(examples))
+    words = {question.answer for question in questions}.union(*distinct_sentences(questions))
     return {word: number for number, word in enumerate([*sorted(words), UNKNOWN], start=1)}
 
 
@@ -286,8 +253,7 @@ def build_vocabulary(examples):
 class EncodedExamples:
     """N examples as a table of distinct statements plus row numbers.
 
-    Statements repeat a lot (joint 1k has 3,182 distinct ones in 40,000 examples), so this form grows with the text,
-    whereas padded tensors grow with examples x slots x words.
+    Statements repeat a lot (joint 1k has 3,182 distinct ones in 40,000 examples), so this form is small.
 
     Attributes:
         statements: (S, sentence_size) int32, the distinct statements; row 0 is the empty statement.
@@ -329,10 +295,7 @@ class EncodedExamples:
         return replace(self, **{name: array[indexes] for name, array in self.arrays().items() if name not in tables})
 
     def compact(self, selection):
-        """The inputs of the network for a slice of the examples, with each of their distinct statements once.
-
-        Args:
-            selection: a slice, or an array of B indexes.
+        """The inputs of the network for B examples, a slice or an array of indexes, with each statement once.
 
         Returns:
             A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots`
@@ -356,30 +319,36 @@ def _used_rows(table, rows):
     return table[distinct], new_rows[1:].reshape(rows.shape).astype(np.int32)
 
 
-def encode(examples, vocabulary, sentence_size, memory_size, task=0):
-    """Turns examples into ids in the compact form.
+def encode(questions, vocabulary, sentence_size, memory_size, task=0):
+    """Turns questions into ids in the compact form.
 
     Args:
-        examples: sequence of `Example`, or of (statements, question, answer).
+        questions: sequence of `Question`, or of (statements, question, answer).
         vocabulary: from `build_vocabulary`.
         sentence_size: tokens per padded sentence; tokens beyond it are dropped.
         memory_size: slots per example; older statements beyond it are dropped.
-        task: the task number of all examples, or one number per example.
+        task: the task number of all questions, or one number per question.
 
     Returns:
         `EncodedExamples`.
     """
-    row_of = {(): 0}
-    slots = np.zeros((len(examples), memory_size), np.int32)
-    for i, example in enumerate(examples):
-        rows = [row_of.setdefault(statement, len(row_of)) for statement in reversed(example[0][-memory_size:])]
-        slots[i, : len(rows)] = rows
+    rows = {(): 0}
+
+    @functools.cache
+    def row_of(statement):
+        return rows.setdefault(sentence_tokens(statement), len(rows))
+
+    slots = np.zeros((len(questions), memory_size), np.int32)
+    for occupied, (statements, *_) in zip(slots, questions, strict=True):
+        newest = statements[: -memory_size - 1 : -1]
+        occupied[: len(newest)] = [*map(row_of, newest)]
+    queries = [sentence_tokens(question) for _, question, *_ in questions]
     return EncodedExamples(
-        statements=_sentence_ids(row_of, vocabulary, sentence_size),
+        statements=_sentence_ids(rows, vocabulary, sentence_size),
         slots=slots,
-        query=_sentence_ids([example[1] for example in examples], vocabulary, sentence_size),
-        answer=np.array([vocabulary.get(example[2], NEVER_SEEN) for example in examples], np.int32),
-        task=np.broadcast_to(np.int32(task), len(examples)),
+        query=_sentence_ids(queries, vocabulary, sentence_size),
+        answer=np.array([vocabulary.get(answer, NEVER_SEEN) for _, _, answer, *_ in questions], np.int32),
+        task=np.broadcast_to(np.int32(task), len(questions)),
     )
 
 
@@ -393,9 +362,9 @@ def _sentence_ids(sentences, vocabulary, sentence_size):
     return ids
 
 
-def longest(examples):
-    """(tokens of the longest sentence, statements of the longest memory) of examples, each at least 1."""
-    return max(map(len, distinct_sentences(examples))), max(1, max(len(e.statements) for e in examples))
+def longest(questions):
+    """(tokens of the longest sentence, statements of the longest memory) of questions, each at least 1."""
+    return max(map(len, distinct_sentences(questions))), max(1, max(len(q.statements) for q in questions))
 
 
 # --- the corpus of one model ------------------------------------------------------------------------------
@@ -424,7 +393,7 @@ def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=
         data_dir: a folder of bAbI files.
         tasks: task numbers.
         memory_size: slots per example at most.
-        only_supporting: see `parse_stories`.
+        only_supporting: see `get_stories`.
         time_noise: share of empty slots that training inserts; the memory is larger to make room for them.
         random_state: seed of the split into training and validation.
 

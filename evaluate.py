@@ -123,11 +123,7 @@ def load_stories(paths, networks, settings, data_dir, task_ids, split):
     questions = [(task, q) for task in tasks for q in read_questions(data_dir, task, split, min(seeds, key=str))]
 
     def encode(vocabulary, sentence_size, memory_size, only_supporting):
-        examples = []
-        for _, q in questions:
-            statements = [q.statements[i] for i in q.supporting] if only_supporting else q.statements
-            tokens = tuple(map(data_utils.sentence_tokens, statements)), data_utils.sentence_tokens(q.question)
-            examples.append((*tokens, q.answer))
+        examples = [q.only_supporting() if only_supporting else q for _, q in questions]
         numbers = {word: number for number, word in enumerate(vocabulary, start=1)}
         return data_utils.encode(examples, numbers, sentence_size, memory_size)
 

@@ -53,9 +53,7 @@ def mean_error(accuracies):
 def overall(rows, column):
     """Accuracy over all questions if that is the last row, as for films; else the mean over tasks.
 
-    Args:
-        rows: a list of (task, test, training, validation accuracy).
-        column: 1 for test, 2 for training, 3 for validation.
+    `rows` is a list of (task, test, training, validation accuracy); `column` is 1, 2 or 3 of these.
     """
     return rows[-1][column] if rows[-1][0] == ALL else float(np.mean([row[column] for row in rows]))
 
@@ -92,16 +90,9 @@ def restarts_summary(errors):
 
 
 def rows(accuracies, simulated=False, seed=None, chosen=False):
-    """The scores of one model as rows of a score file.
+    """The scores of one model, a list of (task, test, training, validation accuracy), as rows of a score file.
 
-    Args:
-        accuracies: a list of (task, test, training, validation accuracy).
-        simulated: whether the stories are simulated; noted behind the task number, as are the next two.
-        seed: the seed of the model, where the run has several.
-        chosen: whether validation chose this seed.
-
-    Returns:
-        A list of rows; a row is a list of the cells of `COLUMNS`.
+    The other arguments are noted behind the task number; they are those of `Score`. A row is a list of cells.
     """
     notes = ["simulated"] * simulated + ([] if seed is None else [f"seed {seed}"]) + ["chosen"] * chosen
     note = f" ({' '.join(notes)})" if notes else ""
@@ -109,12 +100,9 @@ def rows(accuracies, simulated=False, seed=None, chosen=False):
 
 
 def csv_bytes(rows, columns=COLUMNS, last_byte=b""):
-    """The bytes that append rows to a CSV file.
+    """The bytes that append rows (lists of cells) to a CSV file whose last byte is `last_byte`, b"" if it is empty.
 
-    Args:
-        rows: lists of cells.
-        columns: the header, which is written first if the file is empty.
-        last_byte: the last byte of the file, b"" if it is empty. An unfinished last line is ended first.
+    In an empty file, the header `columns` comes first; an unfinished last line is ended first.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

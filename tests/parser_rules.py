@@ -122,7 +122,8 @@ def check_examples(examples, content, only_supporting=False):
             memory = [statements[int(line_id)] for line_id in supporting.split()]
         assert example.story == stories - 1
         assert len(example.statements) == len(memory)
-        for statement, spelled in zip((*example.statements, example.question), (*memory, question), strict=True):
+        for text, spelled in zip((*example.statements, example.question), (*memory, question), strict=True):
+            statement = data_utils.sentence_tokens(text)
             assert statement and all(statement)
             letters = "".join(spelled.lower().split())
             assert "".join(statement) in (letters, letters.removesuffix("."), letters.removesuffix("?"))
@@ -146,13 +147,16 @@ def check_encoding(examples):
     sentences = [spelled(row) for row in encoded.statements]
     assert len(set(sentences)) == len(sentences) and sentences[0] == ()
     assert len(encoded) == len(examples) and (encoded.task == 3).all()
-    for example, slots, query, answer in zip(examples, encoded.slots, encoded.query, encoded.answer, strict=True):
+    tokens = [
+        ([*map(data_utils.sentence_tokens, e.statements)], data_utils.sentence_tokens(e.question)) for e in examples
+    ]
+    for (statements, question), slots, query in zip(tokens, encoded.slots, encoded.query, strict=True):
         used = slots[: np.count_nonzero(slots)].tolist()
-        assert tuple(sentences[slot] for slot in reversed(used)) == example.statements
-        assert spelled(query) == example.question
-        assert words[int(answer)] == example.answer
+        assert [sentences[slot] for slot in reversed(used)] == statements
+        assert spelled(query) == question
+    assert [words[int(answer)] for answer in encoded.answer] == [example.answer for example in examples]
     small = data_utils.encode(examples, vocabulary, 1, 1)
-    for example, slot, query in zip(examples, small.slots[:, 0], small.query[:, 0], strict=True):
+    for (statements, question), slot, query in zip(tokens, small.slots[:, 0], small.query[:, 0], strict=True):
         newest = spelled(small.statements[slot])
-        assert newest == (example.statements[-1][:1] if example.statements else ())
-        assert words[int(query)] == example.question[0]
+        assert newest == (statements[-1][:1] if statements else ())
+        assert words[int(query)] == question[0]

@@ -383,12 +383,12 @@ def test_without_any_host_the_corpus_is_simulated_once(host, clone, monkeypatch,
     for task in range(1, 21):
         training, test = data_utils.load_task(corpus.SIMULATED, task)
         assert (len(training), len(test)) == (5, 5)
-    assert "simulated stories of all 20 tasks" in capsys.readouterr().out
+    assert "data/simulated/en is simulated instead" in capsys.readouterr().out
 
     inode = (clone / "data/simulated/en").stat().st_ino
     assert find_corpus() == (corpus.SIMULATED, True)
     assert (clone / "data/simulated/en").stat().st_ino == inode
-    assert "simulated stories" not in capsys.readouterr().out
+    assert "simulated instead" not in capsys.readouterr().out
     assert host.requests == ["/corpus"] * 2  # the second call tries the hosts again
 
     use(monkeypatch, host.offers("/corpus", sends(GOOD)))

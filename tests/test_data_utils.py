@@ -72,24 +72,14 @@ STORIES = """\
 """
 
 
-def test_parse_stories():
-    examples = data_utils.parse_stories(STORIES.splitlines(keepends=True))
-    walked, ran, took = words("anna walked to the barn"), words("otto ran to the well"), words("anna took the bread")
-    assert [tuple(example) for example in examples] == [
-        ((walked, ran), words("where is anna"), "barn", 0),
-        ((walked, ran, took), words("what has anna"), "bread,milk", 0),
-        ((words("ines slept"),), words("who slept"), "ines", 1),
+def test_only_supporting_keeps_the_supporting_statements_in_their_order(text_file):
+    questions = data_utils.get_stories(text_file(STORIES), only_supporting=True)
+    assert [question.statements for question in questions] == [
+        ("Anna walked to the barn.",),
+        ("Anna took the bread.", "Anna walked to the barn."),
+        ("Ines slept.",),
     ]
-
-
-def test_only_supporting_keeps_the_supporting_statements_in_their_order():
-    examples = data_utils.parse_stories(STORIES.splitlines(), only_supporting=True)
-    assert [example.statements for example in examples] == [
-        (words("anna walked to the barn"),),
-        (words("anna took the bread"), words("anna walked to the barn")),
-        (words("ines slept"),),
-    ]
-    assert [example.answer for example in examples] == ["barn", "bread,milk", "ines"]
+    assert [question.answer for question in questions] == ["barn", "bread,milk", "ines"]
 
 
 def test_questions_are_kept_as_they_are_written():
@@ -104,7 +94,7 @@ def test_questions_are_kept_as_they_are_written():
 @pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
 @pytest.mark.parametrize("last", [True, False], ids=["last line ended", "last line open"])
 def test_line_ends_and_byte_order_mark_change_nothing(text_file, line_end, mark, last):
-    expected = data_utils.parse_stories(STORIES.splitlines())
+    expected = data_utils.parse_text(STORIES.splitlines(keepends=True))
     text = mark + STORIES.replace("\n", line_end)
     assert data_utils.get_stories(text_file(text if last else text.rstrip("\r\n"))) == expected
 
@@ -117,7 +107,7 @@ def test_question_before_any_statement_has_an_empty_memory(text_file):
     path = text_file("1 Where is Anna?\tbarn\t\n2 Anna ran to the mill.\n3 Where is Anna?\tmill\t2\n")
     first, second = data_utils.get_stories(path)
     assert (first.statements, first.answer) == ((), "barn")
-    assert second.statements == (words("anna ran to the mill"),)
+    assert second.statements == ("Anna ran to the mill.",)
     encoded = data_utils.encode([first], data_utils.build_vocabulary([first, second]), 6, 3)
     assert not memories(encoded).any() and encoded.query.any()
 
@@ -128,8 +118,9 @@ def test_statements_are_those_of_the_story_so_far(small_corpus, only_supporting)
     assert [example.story for example in training] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4]
     assert [example.story for example in testing] == [0, 0, 1, 1]
     for example in training:
-        last = [statement for statement in example.statements if statement[0] == example.question[-1]][-1]
-        assert last[-1] == example.answer
+        statements = [data_utils.sentence_tokens(statement) for statement in example.statements]
+        name = data_utils.sentence_tokens(example.question)[-1]
+        assert [statement for statement in statements if statement[0] == name][-1][-1] == example.answer
     assert max(len(example.statements) for example in training) == (1 if only_supporting else 3)
 
 
@@ -331,7 +322,7 @@ def test_file_that_is_no_folder_and_folder_that_is_no_file(tmp_path):
 
 def many_stories(stories, questions):
     return [
-        data_utils.Example(((f"s{story}",),), (f"q{question}",), "yes", story)
+        data_utils.Question((f"s{story}",), f"q{question}", "yes", (0,), story, 1)
         for story in range(stories)
         for question in range(1 + (story + questions) % questions)
     ]
@@ -365,7 +356,7 @@ def test_split_needs_two_stories():
 
 
 def test_vocabulary_numbers_words_and_answers_from_one():
-    examples = data_utils.parse_stories(STORIES.splitlines())
+    examples = data_utils.parse_text(STORIES.splitlines())
     vocabulary = data_utils.build_vocabulary(examples)
     text = STORIES.replace(".", "").replace("?", "").replace("Bread,Milk", "").lower().split()
     expected = {word for word in text if not word.isdecimal()} | {"bread,milk", UNKNOWN}
@@ -375,8 +366,8 @@ def test_vocabulary_numbers_words_and_answers_from_one():
 
 
 def test_encode():
-    statements = [words("a b c"), words("b"), words("c a"), words("a")]
-    examples = [(statements, words("b c"), "a"), (statements[:1], words("a"), "b,c"), ([], words("c c c c"), "b")]
+    statements = ["A b c.", "b", "c a", "a"]
+    examples = [(statements, "b c?", "a"), (statements[:1], "a", "b,c"), ([], "c c c c", "b")]
     vocabulary = {"a": 1, "b": 2, "c": 3, "b,c": 4, UNKNOWN: 5}
     encoded = data_utils.encode(examples, vocabulary, sentence_size=4, memory_size=3)
     newest_first = [
@@ -391,8 +382,8 @@ def test_encode():
 
 
 def test_unknown_words_share_one_id_and_unseen_answers_match_no_prediction():
-    vocabulary = data_utils.build_vocabulary(data_utils.parse_stories(STORIES.splitlines()))
-    examples = data_utils.parse_stories(["1 Zoe walked to the moon.", "2 Where is Zoe?\tmoon\t1"])
+    vocabulary = data_utils.build_vocabulary(data_utils.parse_text(STORIES.splitlines()))
+    examples = data_utils.parse_text(["1 Zoe walked to the moon.", "2 Where is Zoe?\tmoon\t1"])
     encoded = data_utils.encode(examples, vocabulary, 5, 1)
     ids = [vocabulary.get(word, vocabulary[UNKNOWN]) for word in words("zoe walked to the moon")]
     assert memories(encoded)[0, 0].tolist() == ids
@@ -403,7 +394,7 @@ def test_unknown_words_share_one_id_and_unseen_answers_match_no_prediction():
 
 def test_words_beyond_the_sentence_size_are_dropped():
     vocabulary = {"a": 1, "b": 2, "c": 3, UNKNOWN: 4}
-    encoded = data_utils.encode([([words("a b c")], words("c b a"), "a")], vocabulary, 2, 2)
+    encoded = data_utils.encode([(["a b c"], "c b a", "a")], vocabulary, 2, 2)
     np.testing.assert_array_equal(memories(encoded), [[[1, 2], [0, 0]]])
     np.testing.assert_array_equal(encoded.query, [[3, 2]])
 
@@ -419,7 +410,7 @@ def test_slots_hold_the_newest_statements_first(small_corpus, memory_size):
     encoded = data_utils.encode(examples, vocabulary, sentence_size, memory_size, task)
 
     def ids(sentence):
-        numbers = [vocabulary.get(word, vocabulary[UNKNOWN]) for word in sentence]
+        numbers = [vocabulary.get(word, vocabulary[UNKNOWN]) for word in data_utils.sentence_tokens(sentence)]
         return numbers + [0] * (sentence_size - len(numbers))
 
     for i, example in enumerate(examples):
@@ -442,7 +433,7 @@ def test_compact_form_keeps_each_statement_once(small_corpus):
 def test_longest(small_corpus):
     examples, _ = data_utils.load_task(small_corpus, 2)
     assert data_utils.longest(examples) == (7, 4)
-    assert data_utils.longest([data_utils.Example((), ("why",), "so", 0)]) == (1, 1)
+    assert data_utils.longest([data_utils.Question((), "why?", "so", (), 0, 1)]) == (1, 1)
 
 
 # --- the corpus of one model ----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import babi_simulator
 import data_utils
 import files
-from data_utils import NEVER_SEEN, UNKNOWN, Example
+from data_utils import NEVER_SEEN, UNKNOWN, Question, sentence_tokens
 from flags import TASKS, InputError
 
 CASES = os.environ.get("PROPERTY_CASES")
@@ -130,7 +130,7 @@ sentences = st.lists(words, min_size=1, max_size=5).map(tuple)
 
 @st.composite
 def stories_with_text(draw):
-    """Examples of a few stories, and their text in the bAbI format."""
+    """(statements as tokens, question as tokens, answer, story) of a few stories, and their text in the bAbI format."""
     lines, examples = [], []
     for story in range(draw(st.integers(1, 3))):
         statements, numbers = [], []
@@ -145,7 +145,7 @@ def stories_with_text(draw):
             support = draw(st.lists(st.sampled_from(numbers), max_size=3)) if numbers else []
             mark = draw(st.sampled_from(("?", " ? ", "")))
             lines.append(f"{number} {' '.join(sentence)}{mark}\t{answer}\t{' '.join(map(str, support))}")
-            examples.append(Example(tuple(statements), sentence, answer, story))
+            examples.append(([*statements], sentence, answer, story))
     end, start = draw(st.sampled_from(("\n", "\r\n"))), draw(st.sampled_from(("", "\ufeff")))
     return examples, start + end.join(lines) + draw(st.sampled_from(("", end, end + " " + end)))
 
@@ -170,14 +170,14 @@ def test_changed_stories_are_examples_or_one_sentence(folder, content):
 @given(st.lists(st.text(st.characters(), max_size=30) | st.sampled_from(["1 A b.", "2 Who?\tb\t1", "1 \ud800?\tb\t"])))
 def test_any_lines_are_examples_or_one_sentence(lines):
     try:
-        examples = data_utils.parse_stories(lines, source="text")
+        examples = data_utils.parse_text(lines, "text")
     except InputError as error:
         assert len(str(error).splitlines()) == 1, str(error)
         if str(error).startswith("text: expected at least one question"):
             assert not any("\t" in line for line in lines)
             return
         number = re.match(r"text, line (\d+): .*\.$", str(error))
-        data_utils.parse_stories([*lines[: int(number[1]) - 1], "1 Who?\tb\t"])  # the lines before it are right
+        data_utils.parse_text([*lines[: int(number[1]) - 1], "1 Who?\tb\t"])  # the lines before it are right
     else:
         assert len(examples) == sum("\t" in line for line in lines)
 
@@ -190,7 +190,10 @@ def test_text_is_read_as_its_examples(folder, examples_and_text):
     path.write_bytes(text.encode())
     examples, sentence = parser_rules.parse(path)
     if expected:
-        assert examples == expected
+        tokens = [
+            ([*map(sentence_tokens, e.statements)], sentence_tokens(e.question), e.answer, e.story) for e in examples
+        ]
+        assert tokens == expected
         parser_rules.check_encoding(examples)
     else:
         assert "expected at least one question" in sentence
@@ -224,7 +227,7 @@ def test_a_task_is_its_files_or_one_sentence(folder, contents):
 @cases
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=60), st.none() | st.integers(0, 2**32 - 1))
 def test_split_keeps_stories_whole_and_every_example(stories, seed):
-    examples = [Example(((f"s{n}",),), (f"q{n}",), "yes", story) for n, story in enumerate(sorted(stories))]
+    examples = [Question((f"s{n}",), f"q{n}", "yes", (0,), story, n) for n, story in enumerate(sorted(stories))]
     if len(set(stories)) < 2:
         with pytest.raises(InputError, match="at least two training stories"):
             data_utils.split_by_story(examples, random_state=seed)
@@ -241,9 +244,12 @@ def test_split_keeps_stories_whole_and_every_example(stories, seed):
 @given(stories_with_text(), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))
 def test_ids_at_any_size_and_of_any_vocabulary(examples_and_text, known, sentence_size, memory_size):
     """Unknown words, unseen answers and words and statements beyond the sizes are encoded correctly."""
-    examples, _ = examples_and_text
-    vocabulary = data_utils.build_vocabulary(examples[:known])
-    encoded = data_utils.encode(examples, vocabulary, sentence_size, memory_size)
+    examples, text = examples_and_text
+    if not examples:
+        return
+    questions = data_utils.parse_text(data_utils.utf8_lines(text.encode(), "text"))
+    vocabulary = data_utils.build_vocabulary(questions[:known])
+    encoded = data_utils.encode(questions, vocabulary, sentence_size, memory_size)
     memories = encoded.statements[encoded.slots]
 
     def ids(sentence):
@@ -251,12 +257,12 @@ def test_ids_at_any_size_and_of_any_vocabulary(examples_and_text, known, sentenc
         return numbers + [0] * (sentence_size - len(numbers))
 
     assert memories.shape == (len(examples), memory_size, sentence_size)
-    for number, e in enumerate(examples):
-        memory = [ids(statement) for statement in reversed(e.statements)][:memory_size]
+    for number, (statements, question, answer, _) in enumerate(examples):
+        memory = [ids(statement) for statement in reversed(statements)][:memory_size]
         assert memories[number, : len(memory)].tolist() == memory
         assert not memories[number, len(memory) :].any()
-        assert encoded.query[number].tolist() == ids(e.question)
-        assert encoded.answer[number] == vocabulary.get(e.answer, NEVER_SEEN)
+        assert encoded.query[number].tolist() == ids(question)
+        assert encoded.answer[number] == vocabulary.get(answer, NEVER_SEEN)
 
 
 # --- parameter files ------------------------------------------------------------------------------------
