@@ -39,6 +39,7 @@ TEMPLATE_SETS = ("one", "all")
 OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
 JIT_COMPILE = ("auto", "on", "off")
+LOCAL = "local"  # a Dask cluster that a run starts on its machine
 NEWEST = ""  # the value of --resume without a folder
 LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
 UNUSED = "unused"  # recorded for a flag that has no effect beside the others
@@ -106,6 +107,15 @@ def run_command(main):
     if problem:
         print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr)
         sys.exit(2)
+
+
+def without_signals(start, *arguments, **options):
+    """Calls a function that starts processes: they stay deaf to stop signals, which their parent answers for all."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        return start(*arguments, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _watch_signals():
@@ -183,6 +193,15 @@ def path(text):
     """An argparse type: a file name that can be printed, so without line breaks and bytes that are not UTF-8."""
     if not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a file name of printable characters")
+    return text
+
+
+def address(text):
+    """An argparse type: the address of a Dask scheduler, or `LOCAL`."""
+    if text != LOCAL and not text.rpartition(":")[2].isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected the address of a Dask scheduler such as tcp://10.0.0.1:8786, or {LOCAL}, found {text!r}"
+        )
     return text
 
 
@@ -410,6 +429,8 @@ def training_parser(description, films=False, **defaults):
     )
 
     add = parser.add_argument_group("machine").add_argument
+    add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: start some here")
+    add("--threads", type=count, help="threads of an operation (default: all cores; one if several models train)")
     if not films:  # whose batches differ too much in size: each would be compiled anew
         add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile with XLA; auto: if the run is long")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")

@@ -2,18 +2,21 @@
 
 import functools
 import os
+import random
 import warnings
 
 import numpy as np
 
 import data_utils
 import scores
-from flags import UNUSED, InputError, quiet_import
+from checkpoint import Diverged
+from flags import UNUSED, quiet_import
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not faster on steps this small
 with quiet_import():
     import keras
     import tensorflow as tf
+    from keras.src.random import seed_generator
     from tensorflow.python.eager import context
 
     from input_pipeline import batches, room_of_batches
@@ -78,10 +81,6 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 PHASES = ("linear start", "linear end", "rest")  # of a training; each is compiled by itself, without what it lacks
-
-
-class Diverged(InputError):
-    """A number of a model in training is not finite."""
 
 
 class Trainer(keras.Model):
@@ -319,7 +318,9 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     Raises:
         Diverged: a number is not finite.
     """
+    keras.backend.clear_session()  # layers have the same names, whatever this process trained before
     keras.utils.set_random_seed(seed)
+    seed_generator.python_random = random.Random(seed)  # as it is set now, but no other thread draws from it
     batch_size = min(flags.batch_size, len(corpus.training))
     steps = -(-len(corpus.training) // batch_size)
     linear = dict(linear_steps=flags.linear_start * steps, linear_end_steps=flags.linear_end * steps)
@@ -373,6 +374,7 @@ class Report(keras.callbacks.Callback):
         linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
         heading: printed before each line; with a heading there are no accuracies by task.
         progress_bar: show one.
+        say: prints lines about a report, as `print` does.
 
     Attributes:
         rows: a list of cells for each epoch: epoch, loss and, at a report, training and validation accuracy, then both
@@ -380,9 +382,19 @@ class Report(keras.callbacks.Callback):
         reported: whether the last epoch had a report.
     """
 
-    def __init__(self, corpus, epochs, interval, linear_epochs=0, linear_end_epochs=0, heading="", progress_bar=False):
+    def __init__(
+        self,
+        corpus,
+        epochs,
+        interval,
+        linear_epochs=0,
+        linear_end_epochs=0,
+        heading="",
+        progress_bar=False,
+        say=print,
+    ):
         super().__init__()
-        self.corpus, self.epochs, self.interval, self.heading = corpus, epochs, interval, heading
+        self.corpus, self.epochs, self.interval, self.heading, self.say = corpus, epochs, interval, heading, say
         self.marks = ["  (linear start)"] * linear_epochs + ["  (linear end)"] * linear_end_epochs  # by epoch
         self.columns = scores.history_columns(corpus.tasks)
         self.rows, self.reported = [], False
@@ -404,7 +416,7 @@ class Report(keras.callbacks.Callback):
         logs.update(training=training["all"], validation=validation["all"])  # for the callbacks after this one
         if self.bar and epoch != self.epochs:
             print()
-        print(
+        self.say(
             f"{self.heading}epoch {epoch}/{self.epochs}  loss {loss:.4f}  "
             f"training {training['all']:.4f}  validation {validation['all']:.4f}"
             + "".join(self.marks[epoch - 1 : epoch]),
