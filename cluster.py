@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 
+import data_utils
 from flags import HERE, LOCAL, InputError, without_signals
 
 ANSWER_SECONDS = 10  # of a scheduler
@@ -13,10 +14,12 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, and results depend
 
 
 def check(address):
-    """Raises InputError unless Dask is installed and a scheduler answers at the address."""
+    """The number of workers at an address, 0 for `LOCAL`; InputError if Dask is absent or no scheduler answers."""
     _import_distributed()
-    if address != LOCAL:
-        _connect(address).close()
+    if address == LOCAL:
+        return 0
+    with _connect(address) as client:
+        return len(client.ncores())
 
 
 def _import_distributed():
@@ -64,12 +67,10 @@ def executor(address, workers, train, quiet=False):
         print(f"{address}: {len(client.ncores())} workers; more may join at any time", flush=True)
     pool = client.get_executor(pure=False)
     say = hush if quiet else print if local else _print_at_client
-    corpora = {}  # by id: a corpus that the workers have, or can ask for
 
     def submit(job):
-        corpus = corpora.get(id(job.corpus))
-        if corpus is None:
-            corpus = corpora[id(job.corpus)] = client.submit(_same, job.corpus, pure=False)
+        # Models with the same questions share one copy of them, which goes from worker to worker.
+        corpus = client.submit(_same, job.corpus, key=f"corpus-{data_utils.digest(job.corpus)}")
         onednn = os.environ.get(ONEDNN, "0")
         job = job._replace(corpus=None, folder=os.path.abspath(job.folder))
         return pool.submit(_train, train, job, corpus, say, onednn)
@@ -87,7 +88,7 @@ def executor(address, workers, train, quiet=False):
 
 
 def _same(corpus):
-    """A task whose result all models with the same questions use; Dask repeats it where its worker died."""
+    """A task, which Dask repeats if the worker with its result dies, as it does not for data that is only sent."""
     return corpus
 
 

@@ -176,7 +176,7 @@ def train_models(jobs, finished, flags, submit=None):
         jobs: a list of `Job`.
         finished: a dict from the name of a model to its `Outcome`; these are not trained again.
         flags: settled flags.
-        submit: how a model is trained elsewhere, as `executor` yields it; None to begin an executor for these jobs.
+        submit: see `run`.
     """
     left = [job for job in jobs if job.name not in finished]
     for job in left:
@@ -318,17 +318,20 @@ def run(script, flags, task_groups, source=STORIES, submit=None):
         flags: the parsed flags of `flags.training_parser`.
         task_groups: a function from flags to a list with the tasks of each model.
         source: where the questions come from.
-        submit: see `train_models`.
+        submit: how models train, as `executor` yields it; None for what the flags say.
     """
     if flags.resume is None:
         the_run, flags, corpora = begin(script, flags, task_groups, source)
     else:
         the_run, flags, corpora = reopen(script, flags, task_groups, source)
-    say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
+    if submit is None:  # else the caller has its own way to continue
+        say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
     try:
         if corpora:
             train_all(the_run, flags, corpora, source, submit)
     except (files.Unsaved, WorkerKilled, checkpoint.Superseded) as error:
+        if submit:
+            raise
         raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run, flags)}") from error
     finally:
         the_run.close()

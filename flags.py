@@ -285,14 +285,19 @@ class RecipeParser(Parser):
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
-        words = []
-        for arg in args:
-            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        words = self.expand(args)
         flags = super().parse_args(words, namespace)
         flags.command = shlex.join([self.prog, *args])
         flags.given = sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")})
         self._settle(flags, {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")})
         return flags
+
+    def expand(self, args):
+        """The words of a command line, with those of a recipe in its place."""
+        words = []
+        for arg in args:
+            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        return words
 
     def _read_recipe(self, path):
         """The words of a recipe file."""

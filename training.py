@@ -426,9 +426,9 @@ class Report(keras.callbacks.Callback):
         if len(tasks) > 1 and not self.heading and not self.corpus.entities:
             for start in range(0, len(tasks), 10):  # two lines of ten tasks fit a terminal
                 shown = tasks[start : start + 10]
-                print("  task        " + " ".join(f"{task:5d}" for task in shown))
+                self.say("  task        " + " ".join(f"{task:5d}" for task in shown))
                 for name, accuracies in (("training", training), ("validation", validation)):
-                    print(f"  {name:<12}" + " ".join(f"{accuracies[task]:5.2f}" for task in shown))
+                    self.say(f"  {name:<12}" + " ".join(f"{accuracies[task]:5.2f}" for task in shown))
         cells = [loss, training["all"], validation["all"]]
         cells += [accuracies[task] for accuracies in (training, validation) for task in tasks]
         self.rows.append([str(epoch), *(f"{cell:.4f}" for cell in cells)])
