@@ -20,6 +20,7 @@ from flags import InputError, Parser, count, path, run_command, say_when_stopped
 
 SCRIPTS = ("single", "joint", "wikimovies")
 PER_RUN = ("log_dir", "workers", "cluster", "output_file", "param_output_file", "pictures", "resume")  # not in a recipe
+SETTLED = ("random_state", "threads")  # a search gives them to each recipe
 HEARTBEAT_SECONDS = 5  # between two signs of life of a trial
 GRACE_SECONDS = 20  # without one, after which another terminal continues the trial
 POLL_SECONDS = 0.5  # between two looks at the trials
@@ -66,7 +67,7 @@ def parse(argv):
         parser.error("--resume is not needed: the same command continues a search")
     others = Parser("", add_help=False)
     add_search_flags(others)
-    for name in PER_RUN:
+    for name in (*PER_RUN, *SETTLED):
         others.add_argument(f"--{name}")
     return script, values, others.parse_known_args(parser.expand(argv[1:]))[1], script.flag_parser()
 
@@ -140,7 +141,8 @@ class Search:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
         self.script, self.values, self.words, self.space = script, values, words, space
-        about = json.loads(json.dumps({"script": script.__name__, "words": words, "space": space}))
+        settled = {name: getattr(values, name) for name in SETTLED}
+        about = json.loads(json.dumps({"script": script.__name__, "words": words, "space": space, **settled}))
         name = values.study or f"tune_{script.__name__}_{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}"
         self.folder = os.path.join(values.log_dir, name)
         try:
@@ -351,11 +353,12 @@ def train_trials(search):
     say = functools.partial(print, file=sys.stdout, flush=True)
     say(f"{search.folder}: {len(search.trials('COMPLETE', 'PRUNED'))} of {values.trials} trials, {slots} at once here")
     running, last_sign, waiting = {}, -math.inf, False
-    with contextlib.ExitStack() as stack:
-        threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(slots))
-        submit = stack.enter_context(experiment.executor(values, slots * models, quiet=True))
-        stack.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # a run prints its test accuracy
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(slots))
+            stack.callback(lambda: [search.give_back(trial) for trial in running])  # after an error
+            submit = stack.enter_context(experiment.executor(values, slots * models, quiet=True))
+            stack.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # a run prints its test accuracy
             while len(search.trials("COMPLETE", "PRUNED")) < values.trials:
                 if time.monotonic() - last_sign > HEARTBEAT_SECONDS:
                     for trial in running:
@@ -370,21 +373,16 @@ def train_trials(search):
                 if not running and not waiting:
                     say("waiting for trials of other terminals")
                 waiting = not running
-                concurrent.futures.wait(
-                    [thread for thread, _ in running.values()], POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
-                ) if running else time.sleep(POLL_SECONDS)
+                if not any(thread.done() for thread, _ in running.values()):
+                    time.sleep(POLL_SECONDS)
                 for trial, (thread, state) in list(running.items()):
                     line = follow(search, trial, thread, state)
                     if line:
                         del running[trial]
                         say(f"trial {trial.number}: {line}; {' '.join(f'{n}={v}' for n, v in trial.params.items())}")
-        except BaseException as error:
-            for trial in running:
-                search.give_back(trial)
-            if isinstance(error, (files.Unsaved, experiment.WorkerKilled)):
-                message = f"{str(error).rstrip('.')}; once that is mended, the same command continues the search."
-                raise InputError(message) from error
-            raise
+    except (files.Unsaved, experiment.WorkerKilled) as error:
+        message = f"{str(error).rstrip('.')}; once that is mended, the same command continues the search."
+        raise InputError(message) from error
 
 
 # --- results --------------------------------------------------------------------------------------------
@@ -423,7 +421,7 @@ def draw(search):
     if len(search.trials("COMPLETE")) > 1 and len(search.space) > 1:
         kinds["importance"] = optuna.visualization.matplotlib.plot_param_importances
     for name, plot in kinds.items():
-        figure = plot(search.study).figure
+        figure = plot(search.study, target_name="validation accuracy").figure
         figure.savefig(search.path(f"{name}.png"), bbox_inches="tight", dpi=120)
         matplotlib.pyplot.close(figure)
     return [search.path(f"{name}.png") for name in kinds]
