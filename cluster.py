@@ -4,6 +4,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import pickle
 import sys
 
 import data_utils
@@ -34,17 +35,14 @@ def _import_distributed():
 
 
 def _connect(address):
-    """A client of a scheduler, whose workers can import this project."""
+    """A client of a scheduler."""
     try:
-        client = _import_distributed().Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
+        return _import_distributed().Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--cluster {address}: no Dask scheduler answers there; expected the address that `dask scheduler` prints, "
             f"such as tcp://10.0.0.1:8786, or {LOCAL}."
         ) from error
-    project = HERE
-    client.register_worker_callbacks(lambda: project in sys.path or sys.path.insert(0, project))
-    return client
 
 
 @contextlib.contextmanager
@@ -66,14 +64,24 @@ def executor(address, workers, train, quiet=False):
     if not local:
         print(f"{address}: {len(client.ncores())} workers; more may join at any time", flush=True)
     pool = client.get_executor(pure=False)
+
+    def start(project, *arguments):  # is sent as a whole, and its arguments as bytes: Dask knows none of our modules
+        import sys
+
+        if project not in sys.path:
+            sys.path.insert(0, project)
+        import cluster
+
+        return cluster.train_on_worker(*arguments)
+
     say = hush if quiet else print if local else _print_at_client
 
     def submit(job):
         # Models with the same questions share one copy of them, which goes from worker to worker.
-        corpus = client.submit(_same, job.corpus, key=f"corpus-{data_utils.digest(job.corpus)}")
-        onednn = os.environ.get(ONEDNN, "0")
+        # It is the result of a task, which Dask repeats if the worker with the last copy dies.
+        corpus = client.submit(bytes, pickle.dumps(job.corpus), key=f"corpus-{data_utils.digest(job.corpus)}")
         job = job._replace(corpus=None, folder=os.path.abspath(job.folder))
-        return pool.submit(_train, train, job, corpus, say, onednn)
+        return pool.submit(start, HERE, pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0"))), corpus)
 
     try:
         yield submit
@@ -87,15 +95,16 @@ def executor(address, workers, train, quiet=False):
             local.close()
 
 
-def _same(corpus):
-    """A task, which Dask repeats if the worker with its result dies, as it does not for data that is only sent."""
-    return corpus
+def train_on_worker(task, corpus):
+    """Trains a model on a worker; called there by `executor`.
 
-
-def _train(train, job, corpus, say, onednn):
-    """Trains a model on a worker."""
+    Args:
+        task: (train, job without its corpus, say, value of `ONEDNN`), pickled.
+        corpus: `data_utils.Corpus`, pickled.
+    """
     from distributed import get_worker
 
+    train, job, say, onednn = pickle.loads(task)
     worker = get_worker()
     if worker.state.nthreads != 1:
         raise InputError(
@@ -112,7 +121,7 @@ def _train(train, job, corpus, say, onednn):
             "restart the workers between bAbI's stories and questions about films."
         )
     os.environ[ONEDNN] = onednn
-    return train(job._replace(corpus=corpus), say)
+    return train(job._replace(corpus=pickle.loads(corpus)), say)
 
 
 def _print_at_client(*words, flush=True):
