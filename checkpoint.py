@@ -134,12 +134,24 @@ def read_record(folder):
         if record["format"] == FORMAT:
             return record
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: holds no run to continue: there is no file {RECORD} in it.") from error
+        raise InputError(f"{folder}: holds no run: there is no file {RECORD} in it.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: is damaged; the run cannot be continued.") from error
     raise InputError(f"{path}: is of another version of this program; the run cannot be continued.")
+
+
+def is_active(folder):
+    """Whether a process works on the run in a folder."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
 
 
 def newest(log_dir, script, asked):
