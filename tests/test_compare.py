@@ -57,9 +57,9 @@ def write_run(name, by_seed, groups=((1, 2),), finished=True, log_dir="logs", di
             rows = [[task, test if task == tasks[0] else 1.0, 1.0, 0.75] for task in group]
             outcome = dict(seed=seed, rows=rows, validation_loss=VALIDATION_LOSS.get(seed, 1.0), seconds=10.0 + seed)
             the_run.record["outcomes"][suffix] = outcome
-            reports = [[epoch, 5 / epoch, 0.9, 0.7, *[0.5] * len(group), *[(epoch + seed) / 10] * len(group)]
+            reports = [[epoch, 5 / epoch, 0.9, 0.7, *[0.5] * len(group), *[(epoch + seed) / 10] * len(group), 0.01, 2.5]
                        for epoch in (3, 6)]  # fmt: skip
-            lines = [[1, 9.0, *[""] * (2 + 2 * len(group))], *reports]
+            lines = [[1, 9.0, *[""] * (2 + 2 * len(group)), 0.01, 2.5], *reports]
             content = scores.csv_bytes(lines, scores.history_columns(group))
             with open(the_run.path(f"history{suffix}.csv"), "wb") as file:
                 file.write(content)
