@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import platform
+import secrets
 import subprocess
 import time
 from importlib.metadata import version
@@ -25,6 +26,10 @@ RECORD = "run.json"
 FORMAT = 2
 
 
+class StillRunning(InputError):
+    """Another process works on a run."""
+
+
 class Run:
     """The folder of a run that this process, and no other, works on.
 
@@ -36,17 +41,22 @@ class Run:
             (`append_once`), `finished`; and `epochs` in all three kinds of flags if the run is extended.
 
     Raises:
-        InputError: another process works on it.
+        StillRunning: another process works on it.
     """
 
     def __init__(self, folder, record):
         self.folder, self.record = folder, record
-        self._lock = os.open(folder, os.O_RDONLY)  # held until the process ends
+        try:  # a file, because NFS locks no folders; held until the process ends
+            self._lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            raise files.Unsaved.at(self.path("lock"), error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             os.close(self._lock)
-            raise InputError(f"{folder}: this run is still going on; there is nothing to continue.") from error
+            if not isinstance(error, BlockingIOError):
+                raise files.Unsaved.at(self.path("lock"), error) from error
+            raise StillRunning(f"{folder}: this run is still going on; there is nothing to continue.") from error
 
     @classmethod
     def create(cls, log_dir, script, settled):
@@ -189,6 +199,61 @@ def load_state(path):
         return State(*json.loads(arrays.pop("about").tobytes()), arrays)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, BadZipFile) as error:
         raise InputError(f"{path}: is damaged, or not the state of a model; it cannot be continued.") from error
+
+
+class Diverged(InputError):
+    """A number of a model in training is not finite."""
+
+
+class Superseded(InputError):
+    """A model is not this process's to train: another one has claimed it, or its run has been stopped."""
+
+
+STOPPED = "stopped"  # in a claim file: nobody trains this model
+
+
+def claim(path):
+    """Claims a model for this process. The last claim counts, and whoever trained the model before ends.
+
+    A lock would not do: a worker that its cluster has given up may live on and hold it. The file is written in place,
+    because NFS shows whoever opens a file its last content, but not at once that a name stands for another file.
+
+    Args:
+        path: a file beside the model's state.
+
+    Returns:
+        A function without arguments that raises `Superseded` if this claim is not the last; to call before each save.
+
+    Raises:
+        Superseded: the run of the model was stopped (`write_claim`) before the model began.
+    """
+    token = secrets.token_hex(16)
+
+    def check():
+        if _read_claim(path) != token:
+            raise Superseded(f"{path}: another process trains this model, or its run was stopped.")
+
+    if os.path.exists(path) and _read_claim(path) == STOPPED:
+        raise Superseded(f"{path}: the run was stopped.")
+    write_claim(path, token)
+    return check
+
+
+def _read_claim(path):
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError as error:
+        raise files.Unsaved.at(path, error) from error
+
+
+def write_claim(path, content):
+    """Writes the token of an owner, or `STOPPED`, into a claim file."""
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(content)
+    except OSError as error:
+        raise files.Unsaved.at(path, error) from error
 
 
 def machine():

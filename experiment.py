@@ -5,6 +5,7 @@ TensorFlow is imported when a model is trained, in the process that trains it, s
 
 import argparse
 import concurrent.futures
+import contextlib
 import glob
 import importlib.util
 import json
@@ -12,7 +13,6 @@ import multiprocessing
 import os
 import shlex
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 import checkpoint
+import cluster
 import corpus as story_source
 import data_utils
 import files
@@ -29,10 +30,12 @@ import movie_utils
 import plots
 import scores
 from checkpoint import State
-from flags import STOP_SIGNALS, UNUSED, InputError, say_when_stopped
+from flags import UNUSED, InputError, say_when_stopped, without_signals
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
-FREE_FLAGS = ("resume", "log_dir", "workers", "command", "given", "name")  # they do not change what comes out
+FREE_FLAGS = (  # they do not change what comes out
+    *("resume", "log_dir", "workers", "cluster", "command", "given", "name"),
+)
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
 
@@ -110,11 +113,12 @@ def hyperparameters(flags, seed):
     return {"seed": seed} | {n: value if isinstance(value, int | float) else str(value) for n, value in values.items()}
 
 
-def train_model(job):
+def train_model(job, say=print):
     """Trains one model, or continues it from its saved state, scores it and saves it.
 
     Args:
         job: `Job`.
+        say: prints reports, as `print` does.
 
     Returns:
         An `Outcome`.
@@ -123,6 +127,7 @@ def train_model(job):
 
     flags, corpus = job.flags, job.corpus
     state_path, history_path = job.path("state", "npz"), job.path("history", "csv")
+    check_claim = checkpoint.claim(job.path("claim", "txt"))
     state = State(history=[])
     if os.path.exists(state_path):
         state = checkpoint.load_state(state_path)
@@ -130,7 +135,8 @@ def train_model(job):
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
     progress_bar = sys.stdout.isatty() and not job.parallel
     schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
-    report = training.Report(corpus, *schedule, job.heading(), progress_bar, flags.keep == "best", flags.patience)
+    kept = flags.keep == "best", flags.patience
+    report = training.Report(corpus, *schedule, job.heading(), progress_bar, say, *kept)
     width = len(report.columns)
     report.rows = [row + [""] * (width - len(row)) for row in state.history]  # earlier versions had fewer columns
     report.best = (state.arrays or {}).get("best")
@@ -140,6 +146,7 @@ def train_model(job):
 
     def save(epoch, logs):
         nonlocal last_save
+        check_claim()
         if report.reported or time.monotonic() - last_save > SAVE_SECONDS:
             seconds = state.seconds + time.monotonic() - begin
             arrays = report.model.state() | ({} if report.best is None else {"best": report.best})
@@ -173,34 +180,77 @@ def train_model(job):
 # --- several models -------------------------------------------------------------------------------------
 
 
-def train_models(jobs, finished, workers):
+def train_models(jobs, finished, flags, submit=None):
     """Trains models and yields their outcomes in the order of the jobs.
 
-    One model trains in this process, with all cores. Of several, each trains in a process of its own with one thread:
-    steps are too small for a second thread to help. A GPU trains one model at a time, as each takes all its memory.
+    One model trains in this process, with all cores, unless a cluster is named. Of several, each trains with one
+    thread, in a process or on a worker: steps are too small for a second thread to help.
 
     Args:
         jobs: a list of `Job`.
         finished: a dict from the name of a model to its `Outcome`; these are not trained again.
-        workers: processes at once; None for one per core, or one where there is a GPU.
+        flags: settled flags.
+        submit: see `run`.
     """
-    if len(jobs) == 1:
-        if not finished:
-            set_up_devices(jobs[0].flags)
+    left = [job for job in jobs if job.name not in finished]
+    for job in left:
+        checkpoint.write_claim(job.path("claim", "txt"), "")
+    if submit is None and len(jobs) == 1 and not flags.cluster:
+        if left:
+            set_up_devices(flags, flags.threads)
         yield finished.get(jobs[0].name) or train_model(jobs[0])
         return
-    cores = checkpoint.machine()["cores"]
-    workers = workers or (1 if glob.glob("/dev/nvidia[0-9]*") else cores)
-    workers = min(workers, max(1, len(jobs) - len(finished)))
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (jobs[0].flags,)) as pool:
+    with contextlib.nullcontext(submit) if submit or not left else executor(flags, len(left)) as submit:
+        futures = {job.name: submit(job) for job in left}
         try:
-            # Workers inherit the blocked signals: the parent alone answers them, and its end ends the workers.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-            futures = [None if job.name in finished else pool.submit(train_model, job) for job in jobs]
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            for job, future in zip(jobs, futures, strict=True):
-                yield future.result() if future else finished[job.name]
+            for job in jobs:
+                yield finished.get(job.name) or futures[job.name].result()
+        except concurrent.futures.CancelledError as error:
+            raise WorkerKilled("the cluster is gone.") from error
+        except BaseException:
+            for job in left:
+                if not futures[job.name].done():
+                    futures[job.name].cancel()
+                    with contextlib.suppress(files.Unsaved):  # a model that trains ends at the end of its epoch
+                        checkpoint.write_claim(job.path("claim", "txt"), checkpoint.STOPPED)
+            raise
+
+
+class WorkerKilled(InputError):
+    """A process that trained a model died."""
+
+
+def executor(flags, models, quiet=False):
+    """The executor of a run: processes of this machine, or the workers of a Dask cluster.
+
+    Args:
+        flags: settled flags, of which --workers, --cluster, and those of the machine are used.
+        models: how many are to be trained.
+        quiet: print no reports.
+
+    Returns:
+        A context manager that yields a function from a `Job` to the `concurrent.futures.Future` of its `Outcome`.
+        Where its block ends with an error, what still trains is killed, or ends at the end of its epoch.
+    """
+    workers = min(workers_of(flags), models)
+    if flags.cluster:
+        return cluster.executor(flags.cluster, workers, train_in_worker, quiet)
+    return processes(flags, workers, quiet)
+
+
+def workers_of(flags):
+    """How many models train at once on this machine: one per core, or one on a GPU, which each takes as a whole."""
+    return flags.workers or (1 if glob.glob("/dev/nvidia[0-9]*") else checkpoint.machine()["cores"])
+
+
+@contextlib.contextmanager
+def processes(flags, workers, quiet):
+    """The executor of this machine, see `executor`; each of its processes trains one model at a time."""
+    spawn = multiprocessing.get_context("spawn")
+    say = cluster.hush if quiet else print
+    with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (flags, not quiet)) as pool:
+        try:
+            yield lambda job: without_signals(pool.submit, train_in_worker, job, say)
         except BaseException as error:
             for process in multiprocessing.active_children():
                 process.kill()  # the state of its last saved epoch is complete
@@ -210,8 +260,10 @@ def train_models(jobs, finished, workers):
             raise
 
 
-class WorkerKilled(InputError):
-    """A process that trained a model died."""
+def train_in_worker(job, say=print):
+    """Trains a model with one thread, in a process that may train others before and after; see `train_model`."""
+    set_up_devices(job.flags, job.flags.threads or 1, say=False)
+    return train_model(job, say)
 
 
 def set_up_devices(flags, threads=None, say=True):
@@ -223,7 +275,7 @@ def set_up_devices(flags, threads=None, say=True):
         print(device, flush=True)
 
 
-def _start_worker(flags):
+def _start_worker(flags, say):
     """Sets up a worker process, which ends when its parent ends, however that ends."""
 
     def end_with_parent():
@@ -232,7 +284,7 @@ def _start_worker(flags):
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     first = multiprocessing.current_process().name.endswith("-1")
-    set_up_devices(flags, threads=1, say=first)
+    set_up_devices(flags, flags.threads or 1, say and first)
 
 
 # --- where the questions come from ----------------------------------------------------------------------
@@ -272,7 +324,7 @@ FILMS = Source("WikiMovies", "questions", story_source.find_films, load_films)
 # --- a run ----------------------------------------------------------------------------------------------
 
 
-def run(script, flags, task_groups, source=STORIES):
+def run(script, flags, task_groups, source=STORIES, submit=None):
     """Trains and scores the models of a run and writes its files, or continues a run that was stopped.
 
     Args:
@@ -280,17 +332,21 @@ def run(script, flags, task_groups, source=STORIES):
         flags: the parsed flags of `flags.training_parser`.
         task_groups: a function from flags to a list with the tasks of each model.
         source: where the questions come from.
+        submit: how models train, as `executor` yields it; None for what the flags say.
     """
     if flags.resume is None:
         the_run, flags, corpora = begin(script, flags, task_groups, source)
     else:
         the_run, flags, corpora = reopen(script, flags, task_groups, source)
-    say_when_stopped(f"stopped; {how_to_continue(the_run)}")
+    if submit is None:  # else the caller has its own way to continue
+        say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
     try:
         if corpora:
-            train_all(the_run, flags, corpora, source)
-    except (files.Unsaved, WorkerKilled) as error:
-        raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run)}") from error
+            train_all(the_run, flags, corpora, source, submit)
+    except (files.Unsaved, WorkerKilled, checkpoint.Superseded) as error:
+        if submit:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run, flags)}") from error
     finally:
         the_run.close()
 
@@ -319,6 +375,8 @@ def begin(script, flags, task_groups, source):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
     if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise InputError("--tensorboard needs the package of that name; run: pip install tensorboard")
+    if flags.cluster:
+        cluster.check(flags.cluster)
     flags.data_dir, flags.simulated = source.find(flags.data_dir)
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     if flags.simulated:
@@ -417,12 +475,15 @@ def _continued(the_run, flags, task_groups, source):
         progress = f"extended from {record['flags']['epochs']} to {flags.epochs} epochs"
         extend(the_run, flags.epochs)
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
+    changed["cluster"] = flags.cluster
     flags = argparse.Namespace(**{**vars(flags), **record["flags"], **changed})  # earlier versions had fewer flags
     if record["finished"]:
         if renamed:
             the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
+    if flags.cluster:
+        cluster.check(flags.cluster)
     scores.check_score_file(record["score_file"])
     for name, value in checkpoint.machine().items():
         if value != record["machine"].get(name):
@@ -463,7 +524,7 @@ def extend(the_run, epochs):
     record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
 
 
-def train_all(the_run, flags, corpora, source):
+def train_all(the_run, flags, corpora, source, submit):
     """Trains and scores the models that are not finished, and writes the rows that are not written."""
     record, score_file = the_run.record, os.path.relpath(the_run.record["score_file"])
     files.write(the_run.path("params.csv"), params_bytes(record["params"]))
@@ -485,7 +546,7 @@ def train_all(the_run, flags, corpora, source):
     ]
     outcomes, chosen, rows = [], [], []
     begin = time.monotonic()
-    for job, outcome in zip(jobs, train_models(jobs, finished, flags.workers), strict=True):
+    for job, outcome in zip(jobs, train_models(jobs, finished, flags, submit), strict=True):
         outcomes.append(outcome)
         finish(the_run, job, outcome)
         if len(outcomes) % flags.restarts == 0:
@@ -511,12 +572,14 @@ def train_all(the_run, flags, corpora, source):
 
 
 def finish(the_run, job, outcome):
-    """Records the outcome of a model."""
+    """Records the outcome of a model and removes its claim."""
     if job.name not in the_run.record["outcomes"]:
         the_run.record["outcomes"][job.name] = outcome._asdict()
         the_run.save()
     seconds = [[f"model{name}.keras", f"{o['seconds']:.1f}"] for name, o in the_run.record["outcomes"].items()]
     files.write(the_run.path("times.csv"), scores.csv_bytes(seconds, ["Model", "Seconds"]))
+    if os.path.exists(job.path("claim", "txt")):
+        os.remove(job.path("claim", "txt"))
 
 
 def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
@@ -561,6 +624,7 @@ def label(the_run):
     return f"{the_run.folder} ({the_run.record['name']})" if the_run.record.get("name") else the_run.folder
 
 
-def how_to_continue(the_run):
+def how_to_continue(the_run, flags):
     """The command that continues a run, in a sentence."""
-    return f"continue with: python {sys.argv[0]} --resume {shlex.quote(the_run.folder)}"
+    where = f" --cluster {shlex.quote(flags.cluster)}" if flags.cluster else ""
+    return f"continue with: python {sys.argv[0]} --resume {shlex.quote(the_run.folder)}{where}"

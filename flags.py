@@ -40,6 +40,7 @@ OPTIMIZERS = ("adam", "sgd")
 CLIPS = ("each", "global")
 JIT_COMPILE = ("auto", "on", "off")
 KEPT = ("last", "best")  # epochs whose model is saved
+LOCAL = "local"  # a Dask cluster that a run starts on its machine
 NEWEST = ""  # the value of --resume without a folder
 LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
 UNUSED = "unused"  # recorded for a flag that has no effect beside the others
@@ -107,6 +108,15 @@ def run_command(main):
     if problem:
         print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr)
         sys.exit(2)
+
+
+def without_signals(start, *arguments, **options):
+    """Calls a function that starts processes: they stay deaf to stop signals, which their parent answers for all."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        return start(*arguments, **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _watch_signals():
@@ -194,6 +204,15 @@ def title(text):
     return text.strip()
 
 
+def address(text):
+    """An argparse type: the address of a Dask scheduler, or `LOCAL`."""
+    if text != LOCAL and not text.rpartition(":")[2].isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected the address of a Dask scheduler such as tcp://10.0.0.1:8786, or {LOCAL}, found {text!r}"
+        )
+    return text
+
+
 def folder(text):
     """An argparse type: the name of an existing folder."""
     if not os.path.isdir(path(text)):
@@ -274,14 +293,19 @@ class RecipeParser(Parser):
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
-        words = []
-        for arg in args:
-            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        words = self.expand(args)
         flags = super().parse_args(words, namespace)
         flags.command = shlex.join([self.prog, *args])
         flags.given = sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")})
         self._settle(flags, {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")})
         return flags
+
+    def expand(self, args):
+        """The words of a command line, with those of a recipe in its place."""
+        words = []
+        for arg in args:
+            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
+        return words
 
     def _read_recipe(self, path):
         """The words of a recipe file."""
@@ -421,6 +445,8 @@ def training_parser(description, films=False, **defaults):
     )
 
     add = parser.add_argument_group("machine").add_argument
+    add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: start some here")
+    add("--threads", type=count, help="threads of an operation (default: all cores; one if several models train)")
     if not films:  # whose batches differ too much in size: each would be compiled anew
         add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile with XLA; auto: if the run is long")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")

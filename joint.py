@@ -21,12 +21,12 @@ def flag_parser():
     )
 
 
-def main(argv=None):
-    """Trains one model on the tasks in --task_id."""
+def main(argv=None, submit=None):
+    """Trains one model on the tasks in --task_id; `submit`: see `experiment.run`."""
     values = flag_parser().parse_args(argv)
     import experiment  # after the flags, so that help and wrong flags answer at once
 
-    experiment.run("joint", values, lambda values: [values.task_id])
+    experiment.run("joint", values, lambda values: [values.task_id], submit=submit)
 
 
 if __name__ == "__main__":

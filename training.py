@@ -2,6 +2,7 @@
 
 import functools
 import os
+import random
 import time
 import warnings
 
@@ -9,12 +10,14 @@ import numpy as np
 
 import data_utils
 import scores
-from flags import UNUSED, InputError, quiet_import
+from checkpoint import Diverged
+from flags import UNUSED, quiet_import
 
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not faster on steps this small
 with quiet_import():
     import keras
     import tensorflow as tf
+    from keras.src.random import seed_generator
     from tensorflow.python.eager import context
 
     from input_pipeline import batches, room_of_batches
@@ -79,10 +82,6 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 PHASES = ("linear start", "linear end", "rest")  # of a training; each is compiled by itself, without what it lacks
-
-
-class Diverged(InputError):
-    """A number of a model in training is not finite."""
 
 
 class Trainer(keras.Model):
@@ -320,7 +319,9 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     Raises:
         Diverged: a number is not finite.
     """
+    keras.backend.clear_session()  # layers have the same names, whatever this process trained before
     keras.utils.set_random_seed(seed)
+    seed_generator.python_random = random.Random(seed)  # as it is set now, but no other thread draws from it
     batch_size = min(flags.batch_size, len(corpus.training))
     steps = -(-len(corpus.training) // batch_size)
     linear = dict(linear_steps=flags.linear_start * steps, linear_end_steps=flags.linear_end * steps)
@@ -377,6 +378,7 @@ class Report(keras.callbacks.Callback):
             They are never the best ones: the saved network has the attention of the epochs after them.
         heading: printed before each line; with a heading there are no accuracies by task.
         progress_bar: show one.
+        say: prints lines about a report, as `print` does.
         keep_best: end with the weights of the best report on validation; among equals, of the first.
         patience: reports without a better one after which training ends; 0 for never.
 
@@ -396,11 +398,12 @@ class Report(keras.callbacks.Callback):
         linear_end_epochs=0,
         heading="",
         progress_bar=False,
+        say=print,
         keep_best=False,
         patience=0,
     ):
         super().__init__()
-        self.corpus, self.epochs, self.interval, self.heading = corpus, epochs, interval, heading
+        self.corpus, self.epochs, self.interval, self.heading, self.say = corpus, epochs, interval, heading, say
         self.marks = ["  (linear start)"] * linear_epochs + ["  (linear end)"] * linear_end_epochs  # by epoch
         self.columns = scores.history_columns(corpus.tasks)
         self.rows, self.reported = [], False
@@ -439,7 +442,7 @@ class Report(keras.callbacks.Callback):
             logs.update({f"{split}/{task}": accuracies[task] for task in self.corpus.tasks})
         if self.bar and epoch != self.epochs:
             print()
-        print(
+        self.say(
             f"{self.heading}epoch {epoch}/{self.epochs}  loss {loss:.4f}  "
             f"training {training['all']:.4f}  validation {validation['all']:.4f}"
             + "".join(self.marks[epoch - 1 : epoch]),
@@ -449,9 +452,9 @@ class Report(keras.callbacks.Callback):
         if len(tasks) > 1 and not self.heading and not self.corpus.entities:
             for start in range(0, len(tasks), 10):  # two lines of ten tasks fit a terminal
                 shown = tasks[start : start + 10]
-                print("  task        " + " ".join(f"{task:5d}" for task in shown))
+                self.say("  task        " + " ".join(f"{task:5d}" for task in shown))
                 for name, accuracies in (("training", training), ("validation", validation)):
-                    print(f"  {name:<12}" + " ".join(f"{accuracies[task]:5.2f}" for task in shown))
+                    self.say(f"  {name:<12}" + " ".join(f"{accuracies[task]:5.2f}" for task in shown))
         cells = [loss, training["all"], validation["all"]]
         cells += [accuracies[task] for accuracies in (training, validation) for task in tasks]
         self.rows.append([str(epoch), *(f"{cell:.4f}" for cell in cells), *end])
@@ -462,11 +465,11 @@ class Report(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         best, since = self.best_report()
         if self.out_of_patience():
-            print(f"{self.heading}training ended: {since} reports without a better validation accuracy", flush=True)
+            self.say(f"{self.heading}training ended: {since} reports without a better validation accuracy", flush=True)
         if self.keep_best:
             self.model.vector.assign(self.best)
             self.model.update_network()
-            print(f"{self.heading}kept: epoch {best[0]}  validation {best[3]}", flush=True)
+            self.say(f"{self.heading}kept: epoch {best[0]}  validation {best[3]}", flush=True)
 
 
 def tensorboard(folder, hyperparameters):

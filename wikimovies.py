@@ -26,13 +26,13 @@ def flag_parser():
     )
 
 
-def main(argv=None):
-    """Trains one model on all questions."""
+def main(argv=None, submit=None):
+    """Trains one model on all questions; `submit`: see `experiment.run`."""
     values = flag_parser().parse_args(argv)
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster where there are many candidates
     import experiment  # after the flags, so that help and wrong flags answer at once
 
-    experiment.run("wikimovies", values, lambda values: [None], experiment.FILMS)
+    experiment.run("wikimovies", values, lambda values: [None], experiment.FILMS, submit)
 
 
 if __name__ == "__main__":

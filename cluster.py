@@ -1,0 +1,135 @@
+"""Trains models on the workers of a Dask cluster, at an address or begun on this machine."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import sys
+
+import data_utils
+from flags import HERE, LOCAL, InputError, without_signals
+
+ANSWER_SECONDS = 10  # of a scheduler
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, and results depend on it
+
+
+def check(address):
+    """The number of workers at an address, 0 for `LOCAL`; InputError if Dask is absent or no scheduler answers."""
+    _import_distributed()
+    if address == LOCAL:
+        return 0
+    with _connect(address) as client:
+        return len(client.ncores())
+
+
+def _import_distributed():
+    try:
+        import dask
+        import distributed
+    except ImportError as error:
+        raise InputError("--cluster needs Dask; run: pip install -r requirements-cluster.txt") from error
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # stories are sent once
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
+    return distributed
+
+
+def _connect(address):
+    """A client of a scheduler."""
+    try:
+        return _import_distributed().Client(address, timeout=ANSWER_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--cluster {address}: no Dask scheduler answers there; expected the address that `dask scheduler` prints, "
+            f"such as tcp://10.0.0.1:8786, or {LOCAL}."
+        ) from error
+
+
+@contextlib.contextmanager
+def executor(address, workers, train, quiet=False):
+    """The executor of a Dask cluster; see `experiment.executor`.
+
+    The death of a worker is no error: Dask gives its model to another one, which continues from the saved state.
+
+    Args:
+        address: of the scheduler, or `LOCAL` for a cluster that ends with the block.
+        workers: processes of a local cluster.
+        train: a function from a `Job` and a function like `print` to an outcome.
+        quiet: print no reports.
+    """
+    distributed = _import_distributed()
+    options = dict(threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=logging.CRITICAL)
+    local = without_signals(distributed.LocalCluster, n_workers=workers, **options) if address == LOCAL else None
+    client = _connect(local or address)
+    if not local:
+        print(f"{address}: {len(client.ncores())} workers; more may join at any time", flush=True)
+    pool = client.get_executor(pure=False)
+
+    def start(project, *arguments):  # is sent as a whole, and its arguments as bytes: Dask knows none of our modules
+        import sys
+
+        if project not in sys.path:
+            sys.path.insert(0, project)
+        import cluster
+
+        return cluster.train_on_worker(*arguments)
+
+    say = hush if quiet else print if local else _print_at_client
+
+    def submit(job):
+        # Models with the same questions share one copy of them, which goes from worker to worker.
+        # It is the result of a task, which Dask repeats if the worker with the last copy dies.
+        corpus = client.submit(bytes, pickle.dumps(job.corpus), key=f"corpus-{data_utils.digest(job.corpus)}")
+        job = job._replace(corpus=None, folder=os.path.abspath(job.folder))
+        return pool.submit(start, HERE, pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0"))), corpus)
+
+    try:
+        yield submit
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.kill()  # the state of its last saved epoch is complete
+        raise
+    finally:
+        client.close()
+        if local:
+            local.close()
+
+
+def train_on_worker(task, corpus):
+    """Trains a model on a worker; called there by `executor`.
+
+    Args:
+        task: (train, job without its corpus, say, value of `ONEDNN`), pickled.
+        corpus: `data_utils.Corpus`, pickled.
+    """
+    from distributed import get_worker
+
+    train, job, say, onednn = pickle.loads(task)
+    worker = get_worker()
+    if worker.state.nthreads != 1:
+        raise InputError(
+            f"the Dask worker {worker.address} has {worker.state.nthreads} threads; start workers with --nthreads 1."
+        )
+    if not os.path.isdir(job.folder):
+        raise InputError(
+            f"{job.folder}: the Dask worker {worker.address} has no such folder; expected a --log_dir "
+            "that all machines share."
+        )
+    if "tensorflow" in sys.modules and os.environ.get(ONEDNN) != onednn:
+        raise InputError(
+            f"the Dask worker {worker.address} has computed with {ONEDNN}={os.environ.get(ONEDNN)}, not {onednn}; "
+            "restart the workers between bAbI's stories and questions about films."
+        )
+    os.environ[ONEDNN] = onednn
+    return train(job._replace(corpus=pickle.loads(corpus)), say)
+
+
+def _print_at_client(*words, flush=True):
+    """Prints on the worker and on the terminal of the run."""
+    import distributed
+
+    distributed.print(*words, flush=flush)
+
+
+def hush(*_, **__):
+    """Prints nothing."""
