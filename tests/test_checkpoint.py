@@ -42,7 +42,7 @@ def small(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiment, "SAVE_SECONDS", 1e9)  # however slow the machine, only reports are saved
 
-    def train_in_this_process(jobs, finished, workers):
+    def train_in_this_process(jobs, finished, flags, submit):
         for job in jobs:
             yield finished.get(job.name) or experiment.train_model(job)
 
