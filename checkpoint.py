@@ -21,6 +21,7 @@ import files
 from flags import InputError
 
 RECORD = "run.json"
+LOCK = "lock"  # an empty file: NFS locks no folders
 FORMAT = 2
 
 
@@ -43,16 +44,16 @@ class Run:
 
     def __init__(self, folder, record):
         self.folder, self.record = folder, record
-        try:  # a file, because NFS locks no folders; held until the process ends
-            self._lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT)
+        try:
+            self._lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT)  # held until the process ends
         except OSError as error:
-            raise files.Unsaved.at(self.path("lock"), error) from error
+            raise files.Unsaved.at(self.path(LOCK), error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
             if not isinstance(error, BlockingIOError):
-                raise files.Unsaved.at(self.path("lock"), error) from error
+                raise files.Unsaved.at(self.path(LOCK), error) from error
             raise StillRunning(f"{folder}: this run is still going on; there is nothing to continue.") from error
 
     @classmethod
@@ -131,12 +132,27 @@ def read_record(folder):
         if record["format"] == FORMAT:
             return record
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: holds no run to continue: there is no file {RECORD} in it.") from error
+        raise InputError(f"{folder}: holds no run: there is no file {RECORD} in it.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: is damaged; the run cannot be continued.") from error
     raise InputError(f"{path}: is of another version of this program; the run cannot be continued.")
+
+
+def is_active(folder):
+    """Whether a process works on the run in a folder."""
+    try:
+        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY)
+    except FileNotFoundError:  # of an earlier version of this program
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
 
 
 def newest(log_dir, script, asked):

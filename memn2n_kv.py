@@ -155,19 +155,52 @@ class GruReader(keras.layers.Layer):
         Returns:
             A list with the reading (N, F), as `BowReader` returns for one table.
         """
-        # The vocabulary has fewer words than a batch: multiply first, look up afterwards.
-        gate_input = ops.take(table @ self.gate_kernel + self.gate_bias, words, axis=0)  # (N, J, 2F)
-        candidate_input = ops.take(table @ self.candidate_kernel + self.candidate_bias, words, axis=0)
+        inputs = ops.take(self._inputs(table), words, axis=0)  # (N, J, 3F)
         is_word = ops.expand_dims(ops.not_equal(words, 0), -1)  # (N, J, 1)
-        # The state before the first word is zero, so the first word needs no recurrent products.
-        keep = ops.sigmoid(gate_input[:, 0, self.units :])
-        state = ops.where(is_word[:, 0], (1 - keep) * ops.tanh(candidate_input[:, 0]), 0.0)  # (N, F)
+        state = ops.where(is_word[:, 0], self._step(inputs[:, 0]), 0.0)  # (N, F)
         for j in range(1, words.shape[1]):
-            gates = ops.sigmoid(gate_input[:, j] + state @ self.gate_recurrent)
-            reset, keep = ops.split(gates, 2, axis=-1)
-            candidate = ops.tanh(candidate_input[:, j] + (reset * state) @ self.candidate_recurrent)
-            state = ops.where(is_word[:, j], keep * state + (1 - keep) * candidate, state)
+            state = ops.where(is_word[:, j], self._step(inputs[:, j], state), state)
         return [state]
+
+    def read_prefixes(self, words, parents, ends, table):
+        """Reads sentences that begin alike together: each distinct beginning, or prefix, is one step.
+
+        Args:
+            words: a tuple of J, for each length from 1 to J the last word (P_j,) of each distinct prefix.
+            parents: a tuple of J, the place (P_j,) of each of these prefixes, without its last word, among those that
+                are one word shorter; the first is not used.
+            ends: (N,) the place of each sentence among the prefixes of all lengths, after 0 for the empty sentence.
+            table: (V, E) word vectors.
+
+        Returns:
+            As `call`.
+        """
+        inputs = ops.take(self._inputs(table), ops.concatenate(words), axis=0)  # (P, 3F)
+        begin, state, states = 0, None, [ops.zeros((1, self.units))]
+        for last_words, places in zip(words, parents, strict=True):
+            end = begin + ops.shape(last_words)[0]
+            state = self._step(inputs[begin:end], None if state is None else ops.take(state, places, axis=0))
+            states.append(state)
+            begin = end
+        return [ops.take(ops.concatenate(states), ends, axis=0)]
+
+    def _inputs(self, table):
+        """What each word of a table adds to the gates and to the candidate, (V, 3F).
+
+        The vocabulary has fewer words than a batch: multiply first, look up afterwards.
+        """
+        kernel = ops.concatenate([self.gate_kernel, self.candidate_kernel], axis=1)
+        return table @ kernel + ops.concatenate([self.gate_bias, self.candidate_bias])
+
+    def _step(self, inputs, state=None):
+        """The next state (N, F), from the `_inputs` (N, 3F) of a word and the state (N, F), None before the first."""
+        F = self.units
+        if state is None:  # zero: no recurrent products
+            return (1 - ops.sigmoid(inputs[:, F : 2 * F])) * ops.tanh(inputs[:, 2 * F :])
+        gates = ops.sigmoid(inputs[:, : 2 * F] + state @ self.gate_recurrent)
+        reset, keep = ops.split(gates, 2, axis=-1)
+        candidate = ops.tanh(inputs[:, 2 * F :] + (reset * state) @ self.candidate_recurrent)
+        return keep * state + (1 - keep) * candidate
 
 
 def shifted(x, slots=1):
@@ -542,7 +575,9 @@ class MemN2N_KV(keras.Model):
                 slot's key, `query` (B, J) and, if values differ from keys, `value_statements` (U', J') and
                 `value_slots` (B, M) with the row of each slot's value. The compact form may
                 have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
-                other slots then cost next to nothing. In either form an optional `state_mask` (B, H + I, F)
+                other slots then cost next to nothing. If one GRU reads statements and questions, it may have the
+            distinct prefixes of both, statements first: `prefix_words`, `prefix_parents` and `prefix_ends`, see
+            `GruReader.read_prefixes`. In either form an optional `state_mask` (B, H + I, F)
                 multiplies the state before each hop (dropout), and the optional `candidates` (C,), ids of entities, are
                 the only ones that get logits.
             training: apply dropout to readings.
@@ -556,7 +591,10 @@ class MemN2N_KV(keras.Model):
             hop is that of the hop before.
         """
         statements, value_statements, key_slots, value_slots, occupied = self._slots(inputs)
-        state, readings = self._read(inputs["query"], statements, training)
+        prefixes = None
+        if "prefix_words" in inputs:
+            prefixes = inputs["prefix_words"], inputs["prefix_parents"], inputs["prefix_ends"]
+        state, readings = self._read(inputs["query"], statements, training, prefixes)
         slots, size = inputs.get("occupied_slots"), ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
 
         def look_up(readings, rows):  # a list of (R, F) or (B, M, F), at once; padding reads the empty statement
@@ -589,15 +627,20 @@ class MemN2N_KV(keras.Model):
         logits = self._answer(state, inputs.get("candidates"))
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
-    def _read(self, query, statements, training):
+    def _read(self, query, statements, training, prefixes):
         """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
             (state,) = self._bag(query, _with_nil(self.W[0]))
             return self.dropout(state, training=training), self._read_statements(statements, training)
-        (question,) = self.question_reader(query, _with_nil(self.W))
+        if prefixes is None:
+            (question,) = self.question_reader(query, _with_nil(self.W))
+            features = self._read_statements(statements, training)
+        else:
+            (readings,) = self.statement_reader.read_prefixes(*prefixes, _with_nil(self.W))
+            question = readings[-ops.shape(query)[0] :]
+            features = self._features(readings[: -ops.shape(query)[0]], training)
         question = self.dropout(question, training=training)
-        to_features = ops.transpose(self.A if self.shared else self.A[0])
-        return question @ to_features, self._read_statements(statements, training)
+        return question @ ops.transpose(self.A if self.shared else self.A[0]), features
 
     def _read_statements(self, statements, training):
         """Readings of statements (U, J): a list of one or, if adjacent, H + 1 of (U, F)."""
@@ -605,6 +648,10 @@ class MemN2N_KV(keras.Model):
             readings = self._bag(statements, *map(_with_nil, self.W))
             return [self.dropout(reading, training=training) for reading in readings]
         (reading,) = self.statement_reader(statements, _with_nil(self.W_memory))
+        return self._features(reading, training)
+
+    def _features(self, reading, training):
+        """The features of a reading (U, E or F): a list of one or, if adjacent, H + 1 of (U, F)."""
         reading = self.dropout(reading, training=training)
         return [reading @ ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
 

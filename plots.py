@@ -26,6 +26,8 @@ LABEL_LENGTH = 60  # characters of a statement beside its attention
 # it). Line styles and markers differ too.
 BLUE, SKY, VERMILION, BLACK = "#0072B2", "#9BD3F5", "#D55E00", "#000000"
 GREY, LIGHT = "#BBBBBB", "#E8E8E8"
+SERIES = (BLUE, VERMILION, BLACK, "#009E73", "#CC79A7", "#E69F00")  # of runs beside each other
+MARKERS, STYLES = "osD^v", ("-", "--", ":")
 
 
 def check_picture(path, flag):
@@ -128,6 +130,55 @@ def tasks(score_file, png, regime="joint"):
         title = f"Questions about films with a right answer: {100 * by_task[scores.ALL]:.2f} %"
     _add_title(figure, title, simulated)
     _save(figure, png)
+
+
+def comparison(path, runs, simulated=False):
+    """Draws the validation curves of runs over each other, and their test accuracies by task with error bars.
+
+    Args:
+        path: the picture to write.
+        runs: for each run, a dict with `label`; `epochs`, `validation` and `deviation`, equally long arrays of the
+            epochs with a report, the mean accuracies in percent over seeds and their standard deviations; and `tasks`,
+            a dict from task to the mean test accuracy in percent and its standard deviation. Deviations of a single
+            seed are nan.
+        simulated: whether the stories are simulated; the picture says so.
+
+    Raises:
+        InputError: the picture cannot be written.
+    """
+    names = list(dict.fromkeys(task for run in runs for task in run["tasks"]))
+    rows = max(len(names), 1)
+    height = 5 + 0.3 * rows + 0.2 * len(runs)
+    figure = _figure(8, height)
+    figure.subplots_adjust(
+        left=0.29, right=0.96, top=1 - 0.6 / height, bottom=(0.8 + 0.2 * len(runs)) / height, hspace=1.4 / height
+    )
+    curve_axes, task_axes = figure.subplots(2, 1, height_ratios=(3, 0.3 * rows + 0.2))
+    keys = []
+    for i, run in enumerate(runs):
+        colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
+        label = printable(run["label"]).replace("$", r"\$")  # a dollar sign is not the start of a formula
+        style = dict(color=colour, linestyle=STYLES[i // len(SERIES) % len(STYLES)], label=label)
+        deviation = np.nan_to_num(run["deviation"])
+        low, high = run["validation"] - deviation, run["validation"] + deviation
+        curve_axes.fill_between(run["epochs"], low, high, color=colour, alpha=0.15, linewidth=0)
+        markers = marker if len(run["epochs"]) <= 40 else None
+        keys += curve_axes.plot(run["epochs"], run["validation"], marker=markers, markersize=5, **style)
+        places = np.array([names.index(task) for task in run["tasks"]]) + 0.7 * ((i + 0.5) / len(runs) - 0.5)
+        means, deviations = np.array(list(run["tasks"].values())).reshape(-1, 2).T
+        bars = dict(fmt=marker, markersize=4, color=colour, elinewidth=1.5, capsize=2, clip_on=False)
+        task_axes.errorbar(means, places, xerr=np.nan_to_num(deviations), **bars)
+    curve_axes.set(xlabel="epoch", ylabel="validation accuracy in %", xlim=(0, None))
+    curve_axes.xaxis.get_major_locator().set_params(integer=True)
+    films = scores.ALL in names
+    task_axes.set_yticks(range(len(names)), [task if films else f"{TASK_NAMES[task]}  {task:>2}" for task in names])
+    task_axes.tick_params(axis="y", length=0)
+    task_axes.set(xlim=(0, 100), ylim=(rows - 0.4, -0.6), xlabel="test accuracy in %")
+    for axes, grid in ((curve_axes, "both"), (task_axes, "x")):
+        _use_plain_style(axes, grid)
+    figure.legend(handles=keys, loc="lower left", frameon=False)
+    _add_title(figure, "Mean and standard deviation over seeds", simulated)
+    _save(figure, path)
 
 
 def attention(path, statements, weights, empty, title):

@@ -338,12 +338,13 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     if state is not None:
         trainer.optimizer.build([trainer.vector])
         trainer.set_state(state)
+    prefixes = flags.reader == "simple_gru" and flags.tying == "adjacent" and not flags.word_dropout
     data = batches(
         corpus.training,
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
-        room=room_of_batches(corpus.training, batch_size) if jit_compile else None,
+        room=room_of_batches(corpus.training, batch_size, prefixes=prefixes) if jit_compile else None,
         gradient_noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
         time_noise=flags.time_noise,
         word_dropout=flags.word_dropout,
@@ -351,6 +352,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         state_shape=(len(network.hop_layers), network.state_size),
         dropout_from=flags.linear_start,
         occupied_only=flags.mask_padding,
+        prefixes=prefixes,
     )
     trainer.fit(
         data,

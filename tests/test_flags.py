@@ -145,6 +145,7 @@ def test_help_lists_every_flag_with_its_default(script, capsys, monkeypatch):
 
 
 COMMANDS = [("single.py", "--hops 0"), ("joint.py", "--epochs"), ("ask.py", "--hops 2"), ("plots.py", "--hops 2")]
+COMMANDS += [("compare.py", "--hops 2"), ("evaluate.py", "--hops 2")]
 COMMANDS += [(tool, "--hops 2") for tool in TOOLS]
 
 
@@ -154,7 +155,7 @@ def test_help_and_wrong_flags_do_not_wait_for_tensorflow(script, wrong):
         words = [sys.executable, "-X", "importtime", str(ROOT / script), *arguments.split()]
         ended = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
-        assert "argparse" in modules and not modules & {"tensorflow", "keras", "sklearn"}
+        assert "argparse" in modules and not modules & {"tensorflow", "keras", "sklearn", "pandas"}
         message = "".join(line for line in ended.stderr.splitlines(True) if not line.startswith("import time:"))
         assert (ended.returncode, message.count("\n")) == (status, 1 if status else 0), message
         assert bool(ended.stdout) == (status == 0)

@@ -79,6 +79,26 @@ def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("room", [None, Room(60, 30, (20, 20, 20)), Room(1, 1, (1, 1, 1))])
+def test_a_gru_reads_each_prefix_once(room):
+    examples = numbered_examples(23, words=4)  # few words, so many statements begin alike
+    examples.statements[::3, 2] = examples.statements[::5, 1:] = examples.query[::2, 2] = 0
+    network = make_network("simple_gru", tying="adjacent", mask_padding=True)
+    trainer = training.Trainer(network)
+    arguments = dict(seed=1, room=room, occupied_only=True, time_noise=0.2)
+    for with_prefixes, without, _ in zip(
+        batches(examples, 5, prefixes=True, **arguments), batches(examples, 5, **arguments), range(5), strict=False
+    ):
+        inputs = with_prefixes[0]
+        steps = sum(len(words) for words in inputs["prefix_words"])
+        words = np.size(inputs["statements"]) + np.size(inputs["query"])
+        assert steps < words if room is None else steps in (60, 3 * 35)
+        loss, gradient = trainer.loss_and_gradient(*with_prefixes)
+        expected_loss, expected_gradient = trainer.loss_and_gradient(*without)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
 # --- noise and dropout ------------------------------------------------------------------------------------
 
 

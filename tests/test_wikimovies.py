@@ -5,10 +5,11 @@ import json
 import keras
 import numpy as np
 import pytest
-from helpers import refusal, run, run_folder
+from helpers import ROOT, read_csv, refusal, run, run_folder
 
 import ask
 import corpus
+import evaluate
 import experiment
 import movie_utils
 import scores
@@ -177,6 +178,20 @@ def test_the_page_has_examples_of_each_type(answerer):
     examples = answerer.examples()
     assert "movie to director" in {example["name"] for example in examples}
     assert all(example["examples"] for example in examples)
+
+
+def test_evaluation_gives_the_scores_of_the_run(trained, world, capsys):
+    run(evaluate, f"--model {trained / 'model.keras'} --split validation --predictions {trained / 'predictions.csv'}")
+    shown = dict(line.split() for line in capsys.readouterr().out.splitlines() if len(line.split()) == 2)
+    assert {**shown, "task": None} == {
+        **{row.task: f"{row.validation:.4f}" for row in scores.read_rows(trained / "scores.csv")},
+        "task": None,
+    }
+    predictions = read_csv(trained / "predictions.csv")
+    right = [row["prediction"] in row["answer"].split("|") for row in predictions]
+    assert shown["all"] == f"{np.mean(right):.4f}" and [str(one) for one in right] == [p["right"] for p in predictions]
+    shipped = f"--model {ROOT / 'pretrained' / 'wikimovies.keras'} --data_dir {world}"
+    assert "the folder of its training as --data_dir" in refusal(evaluate, shipped)
 
 
 def test_saved_models_have_no_names(trained):
