@@ -32,7 +32,7 @@ import plots
 import single
 from flags import READERS, InputError
 
-OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json"}  # files in every run's folder
+OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json", "lock"}  # files in every run's folder
 
 both_readers = pytest.mark.parametrize("reader", READERS)
 both_scripts = pytest.mark.parametrize("script", [single, joint], ids=["single", "joint"])
@@ -399,7 +399,7 @@ class FakePool:
     def __exit__(self, *_):
         pass
 
-    def submit(self, train, job):
+    def submit(self, train, job, say):
         return SimpleNamespace(result=lambda: job)
 
 
