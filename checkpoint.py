@@ -23,6 +23,7 @@ import files
 from flags import HERE, InputError
 
 RECORD = "run.json"
+LOCK = "lock"  # an empty file: NFS locks no folders
 FORMAT = 2
 
 
@@ -46,16 +47,16 @@ class Run:
 
     def __init__(self, folder, record):
         self.folder, self.record = folder, record
-        try:  # a file, because NFS locks no folders; held until the process ends
-            self._lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT)
+        try:
+            self._lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT)  # held until the process ends
         except OSError as error:
-            raise files.Unsaved.at(self.path("lock"), error) from error
+            raise files.Unsaved.at(self.path(LOCK), error) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
             if not isinstance(error, BlockingIOError):
-                raise files.Unsaved.at(self.path("lock"), error) from error
+                raise files.Unsaved.at(self.path(LOCK), error) from error
             raise StillRunning(f"{folder}: this run is still going on; there is nothing to continue.") from error
 
     @classmethod
@@ -144,7 +145,10 @@ def read_record(folder):
 
 def is_active(folder):
     """Whether a process works on the run in a folder."""
-    lock = os.open(folder, os.O_RDONLY)
+    try:
+        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY)
+    except FileNotFoundError:  # of an earlier version of this program
+        return False
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False

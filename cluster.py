@@ -30,7 +30,8 @@ def _import_distributed():
     except ImportError as error:
         raise InputError("--cluster needs Dask; run: pip install -r requirements-cluster.txt") from error
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # stories are sent once
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
     return distributed
 
 

@@ -127,12 +127,12 @@ def train_model(job, say=print):
 
     flags, corpus = job.flags, job.corpus
     state_path, history_path = job.path("state", "npz"), job.path("history", "csv")
-    check_claim = checkpoint.claim(job.path("claim", "txt"))
     state = State(history=[])
     if os.path.exists(state_path):
         state = checkpoint.load_state(state_path)
     elif os.path.exists(history_path):  # written after the first state: a run never silently restarts
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
+    check_claim = checkpoint.claim(job.path("claim", "txt"))
     progress_bar = sys.stdout.isatty() and not job.parallel
     schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
     kept = flags.keep == "best", flags.patience

@@ -209,7 +209,7 @@ class Search:
             if not self.trials("WAITING") and len(self.trials()) - len(self.trials("FAIL")) >= self.values.trials:
                 return None
             # Another seed for each trial, whichever process asks.
-            seed = self.study.user_attrs["random_state"] + len(self.trials())
+            seed = self.study.user_attrs["random_state"] + len(self.trials()) - len(self.trials("WAITING"))
             self.study.sampler = optuna.samplers.TPESampler(seed=seed)
             trial = self.study.ask({name: distribution(values) for name, values in self.space.items()})
             self.storage.record_heartbeat(trial._trial_id)

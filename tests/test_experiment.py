@@ -34,7 +34,7 @@ import plots
 import single
 from flags import READERS, InputError
 
-OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json"}  # files in every run's folder
+OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json", "lock"}  # files in every run's folder
 
 both_readers = pytest.mark.parametrize("reader", READERS)
 both_scripts = pytest.mark.parametrize("script", [single, joint], ids=["single", "joint"])
@@ -435,7 +435,7 @@ class FakePool:
     def __exit__(self, *_):
         pass
 
-    def submit(self, train, job):
+    def submit(self, train, job, say):
         return SimpleNamespace(result=lambda: job)
 
 
@@ -454,9 +454,11 @@ def test_models_train_on_all_cores_or_one_at_a_time_on_a_gpu(models, finished, w
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", FakePool)
     monkeypatch.setattr("checkpoint.machine", lambda: {"cores": 8})
     monkeypatch.setattr("glob.glob", lambda pattern: [f"/dev/nvidia{i}" for i in range(gpus)])
-    jobs = [SimpleNamespace(name=f"model{i}", flags=None) for i in range(models)]
+    monkeypatch.setattr("checkpoint.write_claim", lambda path, content: None)
+    flags = SimpleNamespace(workers=workers, cluster=None)
+    jobs = [SimpleNamespace(name=f"model{i}", path=lambda kind, extension: "") for i in range(models)]
     outcomes = {f"model{i}": f"outcome {i}" for i in range(finished)}
-    results = list(experiment.train_models(jobs, outcomes, workers))
+    results = list(experiment.train_models(jobs, outcomes, flags))
     assert results == list(outcomes.values()) + jobs[finished:]
     assert FakePool.workers == expected
 
