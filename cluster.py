@@ -59,7 +59,7 @@ def executor(address, workers, train, quiet=False):
         quiet: print no reports.
     """
     distributed = _import_distributed()
-    options = dict(threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=logging.CRITICAL)
+    options = dict(threads_per_worker=1, memory_limit=0, dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
     local = without_signals(distributed.LocalCluster, n_workers=workers, **options) if address == LOCAL else None
     client = _connect(local or address)
     if not local:

@@ -379,7 +379,9 @@ def train_trials(search):
                     line = follow(search, trial, thread, state)
                     if line:
                         del running[trial]
-                        say(f"trial {trial.number}: {line}; {' '.join(f'{n}={v}' for n, v in trial.params.items())}")
+                        say(
+                            f"trial {trial.number}: {line}; {' '.join(f'{n}={shown(v)}' for n, v in trial.params.items())}"
+                        )
     except (files.Unsaved, experiment.WorkerKilled) as error:
         message = f"{str(error).rstrip('.')}; once that is mended, the same command continues the search."
         raise InputError(message) from error
@@ -398,8 +400,14 @@ def show(search):
         return
     rows = [["trial", *search.space, "validation", "seconds"]]
     for trial in complete[:SHOWN]:
-        cells = [f"{value:.6g}" if isinstance(value, float) else str(value) for value in trial.params.values()]
-        rows.append([str(trial.number), *cells, f"{trial.value:.4f}", f"{trial.user_attrs['seconds']:.1f}"])
+        rows.append(
+            [
+                str(trial.number),
+                *map(shown, trial.params.values()),
+                f"{trial.value:.4f}",
+                f"{trial.user_attrs['seconds']:.1f}",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
@@ -409,6 +417,11 @@ def show(search):
     files.write(recipe, f"{about}{search.recipe(best)}\n".encode())
     pictures = draw(search)
     print(f"best flags in {recipe}: python {script} @{recipe}; pictures: {', '.join(pictures)}")
+
+
+def shown(value):
+    """A searched value in a table; a recipe has all digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def draw(search):

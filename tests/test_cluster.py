@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import kill_runs
 import pytest
 from helpers import refusal, run, run_folder
 
@@ -27,9 +28,10 @@ def small(small_corpus, tmp_path, monkeypatch):
 
 
 def results(place):
-    """The histories and scores of a run, by name."""
+    """The histories, without times, and the scores of a run, by name."""
     folder = run_folder(place)
-    return {path.name: path.read_bytes() for path in [*folder.glob("history*"), folder / "scores.csv"]}
+    histories = {path.name: kill_runs.without_seconds(path.read_bytes()) for path in folder.glob("history*")}
+    return {**histories, "scores": (folder / "scores.csv").read_bytes()}
 
 
 def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(small, capfd):
@@ -55,8 +57,7 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(small, capfd
 
     joint.main([*small.split(), "--log_dir", "here"], submit=train_here)
     assert results("cluster") == results("here")
-    for folder in ("cluster", "here"):
-        assert not list(Path(folder).glob("*/claim*")) and not list(Path(folder).glob("*/state*"))
+    assert not list(Path().glob("*/*/claim*"))
 
 
 def test_the_last_claim_counts(tmp_path):

@@ -105,13 +105,13 @@ def test_help_and_wrong_flags_answer_without_libraries(arguments, status):
 
 
 def test_a_search_ends_with_a_table_a_recipe_and_pictures(small, capsys):
-    run(tune, small, "--trials 3")
+    run(tune, small, "--trials 2")
     out = capsys.readouterr().out
-    assert "of 3 trials, 1 at once here" in out and out.count("\ntrial ") == 4 and "test" not in out
+    assert "of 2 trials, 1 at once here" in out and out.count("\ntrial ") == 3 and "test" not in out
     folder = folder_of_search()
-    assert states(folder) == ["COMPLETE"] * 3
+    assert states(folder) == ["COMPLETE"] * 2
     assert {"best.flags", "history.png", "importance.png", "study.db"} <= {path.name for path in folder.iterdir()}
-    assert len(list(folder.glob("trial_*/joint_*/model.keras"))) == 3
+    assert len(list(folder.glob("trial_*/joint_*/model.keras"))) == 2
 
     best = float(re.search(r"validation accuracy (\S+)", (folder / "best.flags").read_text())[1])
     run(joint, f"@{folder / 'best.flags'} --log_dir hand --pictures False")
@@ -119,16 +119,16 @@ def test_a_search_ends_with_a_table_a_recipe_and_pictures(small, capsys):
     assert sum(row.validation for row in rows) / len(rows) == pytest.approx(best, abs=1e-4)
 
     capsys.readouterr()
-    run(tune, small, "--trials 3")  # there is nothing left to do
+    run(tune, small, "--trials 2")  # there is nothing left to do
     assert out.endswith(capsys.readouterr().out)
-    run(tune, small, "--trials 4")
-    assert states(folder) == ["COMPLETE"] * 4
+    run(tune, small, "--trials 3")
+    assert states(folder) == ["COMPLETE"] * 3
     with pytest.raises(InputError, match="is a search with other flags"):
         run(tune, small.replace("hops=1,2", "hops=1,3"), f"--study {folder.name}")
 
 
 def test_a_killed_trial_is_continued_and_none_is_lost(small, monkeypatch):
-    killed = search_of(small, "--trials", "3")
+    killed = search_of(small, "--trials", "2")
     trial = killed.ask()
     place = Path(killed.place(trial))
     place.mkdir()
@@ -146,8 +146,8 @@ def test_a_killed_trial_is_continued_and_none_is_lost(small, monkeypatch):
     killed.study.ask()  # of a process that was killed at once
     with contextlib.closing(sqlite3.connect(killed.path("study.db"))) as database, database:
         database.execute("UPDATE trial_heartbeats SET heartbeat = datetime('now', '-1 day')")
-    run(tune, small, "--trials 3")
-    assert sorted(states(Path(killed.folder))) == ["COMPLETE"] * 3 + ["FAIL"] * 2
+    run(tune, small, "--trials 2")
+    assert sorted(states(Path(killed.folder))) == ["COMPLETE"] * 2 + ["FAIL"] * 2
     assert len(list(place.glob("joint_*/model.keras"))) == 1  # the run that was killed went on
 
 
