@@ -379,9 +379,8 @@ def train_trials(search):
                     line = follow(search, trial, thread, state)
                     if line:
                         del running[trial]
-                        say(
-                            f"trial {trial.number}: {line}; {' '.join(f'{n}={shown(v)}' for n, v in trial.params.items())}"
-                        )
+                        values = " ".join(f"{name}={shown(value)}" for name, value in trial.params.items())
+                        say(f"trial {trial.number}: {line}; {values}")
     except (files.Unsaved, experiment.WorkerKilled) as error:
         message = f"{str(error).rstrip('.')}; once that is mended, the same command continues the search."
         raise InputError(message) from error
