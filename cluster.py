@@ -1,5 +1,6 @@
 """Trains models on the workers of a Dask cluster, at an address or begun on this machine."""
 
+import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
@@ -12,6 +13,10 @@ from flags import HERE, LOCAL, InputError, without_signals
 
 ANSWER_SECONDS = 10  # of a scheduler
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, and results depend on it
+
+
+class WorkerKilled(InputError):
+    """A process that trained a model died, or a cluster."""
 
 
 def check(address):
@@ -30,6 +35,8 @@ def _import_distributed():
     except ImportError as error:
         raise InputError("--cluster needs Dask; run: pip install -r requirements-cluster.txt") from error
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # stories are sent once
+    dask.config.set({"distributed.worker.profile.enabled": False})  # it looks at each thread a hundred times a second
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 2**28}})  # Dask's 64 KB is slow
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
     return distributed
@@ -86,9 +93,15 @@ def executor(address, workers, train, quiet=False):
 
     try:
         yield submit
-    except BaseException:
+    except BaseException as error:
         for process in multiprocessing.active_children():
             process.kill()  # the state of its last saved epoch is complete
+        if isinstance(error, distributed.KilledWorker):
+            raise WorkerKilled(
+                "each worker that trained one of the models died, perhaps for lack of memory."
+            ) from error
+        if isinstance(error, concurrent.futures.CancelledError):
+            raise WorkerKilled(f"the Dask cluster {address} is gone.") from error
         raise
     finally:
         client.close()
