@@ -84,12 +84,15 @@ def executor(address, workers, train, quiet=False):
 
     say = hush if quiet else print if local else _print_at_client
 
+    corpora = {}  # by digest; sent once, they go from worker to worker
+
     def submit(job):
-        # Models with the same questions share one copy of them, which goes from worker to worker.
-        # It is the result of a task, which Dask repeats if the worker with the last copy dies.
-        corpus = client.submit(bytes, pickle.dumps(job.corpus), key=f"corpus-{data_utils.digest(job.corpus)}")
+        digest = data_utils.digest(job.corpus)
+        if digest not in corpora:  # the result of a task, which Dask repeats if the worker with the last copy dies
+            corpora[digest] = client.submit(bytes, pickle.dumps(job.corpus), pure=False)
         job = job._replace(corpus=None, folder=os.path.abspath(job.folder))
-        return pool.submit(start, HERE, pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0"))), corpus)
+        task = pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0")))
+        return pool.submit(start, HERE, task, corpora[digest])
 
     try:
         yield submit
