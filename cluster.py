@@ -1,5 +1,6 @@
 """Trains models on the workers of a Dask cluster, at an address or begun on this machine."""
 
+import concurrent.futures
 import contextlib
 import logging
 import multiprocessing
@@ -12,6 +13,10 @@ from flags import HERE, LOCAL, InputError, without_signals
 
 ANSWER_SECONDS = 10  # of a scheduler
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, and results depend on it
+
+
+class WorkerKilled(InputError):
+    """A process that trained a model died, or a cluster."""
 
 
 def check(address):
@@ -30,6 +35,8 @@ def _import_distributed():
     except ImportError as error:
         raise InputError("--cluster needs Dask; run: pip install -r requirements-cluster.txt") from error
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # stories are sent once
+    dask.config.set({"distributed.worker.profile.enabled": False})  # it looks at each thread a hundred times a second
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 2**28}})  # Dask's 64 KB is slow
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
     return distributed
@@ -77,18 +84,27 @@ def executor(address, workers, train, quiet=False):
 
     say = hush if quiet else print if local else _print_at_client
 
+    corpora = {}  # by digest; sent once, they go from worker to worker
+
     def submit(job):
-        # Models with the same questions share one copy of them, which goes from worker to worker.
-        # It is the result of a task, which Dask repeats if the worker with the last copy dies.
-        corpus = client.submit(bytes, pickle.dumps(job.corpus), key=f"corpus-{data_utils.digest(job.corpus)}")
+        digest = data_utils.digest(job.corpus)
+        if digest not in corpora:  # the result of a task, which Dask repeats if the worker with the last copy dies
+            corpora[digest] = client.submit(bytes, pickle.dumps(job.corpus), pure=False)
         job = job._replace(corpus=None, folder=os.path.abspath(job.folder))
-        return pool.submit(start, HERE, pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0"))), corpus)
+        task = pickle.dumps((train, job, say, os.environ.get(ONEDNN, "0")))
+        return pool.submit(start, HERE, task, corpora[digest])
 
     try:
         yield submit
-    except BaseException:
+    except BaseException as error:
         for process in multiprocessing.active_children():
             process.kill()  # the state of its last saved epoch is complete
+        if isinstance(error, distributed.KilledWorker):
+            raise WorkerKilled(
+                "each worker that trained one of the models died, perhaps for lack of memory."
+            ) from error
+        if isinstance(error, concurrent.futures.CancelledError):
+            raise WorkerKilled(f"the Dask cluster {address} is gone.") from error
         raise
     finally:
         client.close()

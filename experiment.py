@@ -30,6 +30,7 @@ import movie_utils
 import plots
 import scores
 from checkpoint import State
+from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
@@ -205,19 +206,13 @@ def train_models(jobs, finished, flags, submit=None):
         try:
             for job in jobs:
                 yield finished.get(job.name) or futures[job.name].result()
-        except concurrent.futures.CancelledError as error:
-            raise WorkerKilled("the cluster is gone.") from error
         except BaseException:
             for job in left:
-                if not futures[job.name].done():
-                    futures[job.name].cancel()
+                future = futures[job.name]
+                if future.cancel() or not future.done():
                     with contextlib.suppress(files.Unsaved):  # a model that trains ends at the end of its epoch
                         checkpoint.write_claim(job.path("claim", "txt"), checkpoint.STOPPED)
             raise
-
-
-class WorkerKilled(InputError):
-    """A process that trained a model died."""
 
 
 def executor(flags, models, quiet=False):

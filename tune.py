@@ -346,20 +346,20 @@ def train_trials(search):
     import experiment
     import files
 
-    values, script = search.values, search.script
-    models = values.restarts * (len(values.task_id) if script.__name__ == "single" else 1)
-    workers = (cluster.check(values.cluster) if values.cluster else 0) or experiment.workers_of(values)
+    asked, script = search.values, search.script
+    models = asked.restarts * (len(asked.task_id) if script.__name__ == "single" else 1)
+    workers = (cluster.check(asked.cluster) if asked.cluster else 0) or experiment.workers_of(asked)
     slots = max(1, workers // models)
     say = functools.partial(print, file=sys.stdout, flush=True)
-    say(f"{search.folder}: {len(search.trials('COMPLETE', 'PRUNED'))} of {values.trials} trials, {slots} at once here")
+    say(f"{search.folder}: {len(search.trials('COMPLETE', 'PRUNED'))} of {asked.trials} trials, {slots} at once here")
     running, last_sign, waiting = {}, -math.inf, False
     try:
         with contextlib.ExitStack() as stack:
             threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(slots))
             stack.callback(lambda: [search.give_back(trial) for trial in running])  # after an error
-            submit = stack.enter_context(experiment.executor(values, slots * models, quiet=True))
+            submit = stack.enter_context(experiment.executor(asked, slots * models, quiet=True))
             stack.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # a run prints its test accuracy
-            while len(search.trials("COMPLETE", "PRUNED")) < values.trials:
+            while len(search.trials("COMPLETE", "PRUNED")) < asked.trials:
                 if time.monotonic() - last_sign > HEARTBEAT_SECONDS:
                     for trial in running:
                         search.storage.record_heartbeat(trial._trial_id)
@@ -399,14 +399,8 @@ def show(search):
         return
     rows = [["trial", *search.space, "validation", "seconds"]]
     for trial in complete[:SHOWN]:
-        rows.append(
-            [
-                str(trial.number),
-                *map(shown, trial.params.values()),
-                f"{trial.value:.4f}",
-                f"{trial.user_attrs['seconds']:.1f}",
-            ]
-        )
+        result = f"{trial.value:.4f}", f"{trial.user_attrs['seconds']:.1f}"
+        rows.append([str(trial.number), *map(shown, trial.params.values()), *result])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
