@@ -183,7 +183,7 @@ def test_an_experiment_without_recorded_flags_takes_no_rows(tmp_path, runs_file)
         results.add([make_run(tmp_path / "joint_1", FULL_SCORES, random_state=1)], "joint 1k", None)
 
 
-def test_the_issues_example_is_refused_by_the_rows_of_the_project(tmp_path, monkeypatch):
+def test_a_short_run_on_simulated_stories_is_refused_by_the_rows_of_the_project(tmp_path, monkeypatch):
     """A ten-epoch run with default flags on simulated stories is offered as `joint 1k`; so is one with fewer epochs."""
     runs = tmp_path / "runs.csv"
     runs.write_bytes(Path(results.RUNS).read_bytes())
