@@ -5,6 +5,7 @@ A run's folder holds, besides results, `run.json`, what was settled when the run
 one. Keras's `BackupAndRestore` writes weights in place and the epoch into another file, so a kill may leave half.
 """
 
+import errno
 import fcntl
 import itertools
 import json
@@ -48,11 +49,18 @@ class Run:
     def __init__(self, folder, record):
         self.folder, self.record = folder, record
         try:
-            self._lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT)  # held until the process ends
+            self._lock = os.open(self.path(LOCK), os.O_RDONLY | os.O_CREAT)  # held until the process ends
         except OSError as error:
             raise files.Unsaved.at(self.path(LOCK), error) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                os.close(self._lock)  # NFS wants a file that is open for writing; such a file keeps a disk busy
+                self._lock = os.open(self.path(LOCK), os.O_RDWR)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
             if not isinstance(error, BlockingIOError):

@@ -627,7 +627,7 @@ class MemN2N_KV(keras.Model):
         logits = self._answer(state, inputs.get("candidates"))
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
-    def _read(self, query, statements, training, prefixes):
+    def _read(self, query, statements, training, prefixes=None):
         """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
             (state,) = self._bag(query, _with_nil(self.W[0]))

@@ -211,15 +211,11 @@ def test_patience_that_has_ended_a_training_ends_it_once(small, uninterrupted):
     assert results() == expected and checkpoint.load_state(folder / "state_task1.npz").epoch == 4
 
 
-@pytest.mark.parametrize("stop", [None, 2], ids=["finished", "in its second model"])
-def test_a_run_is_extended_to_the_same_bytes_as_a_longer_one(stop, small, uninterrupted, capsys):
+def test_a_run_is_extended_to_the_same_bytes_as_a_longer_one(small, uninterrupted, capsys):
     more = "--keep best --learning_rate 0.05"
     expected, short = uninterrupted(more), f"{small} {more} --epochs 2"
-    if stop:
-        folder = stopped(short, save=stop)
-    else:
-        run(single, short)
-        folder = Path("logs", run_folder().name)
+    run(single, short)
+    folder = Path("logs", run_folder().name)
     rows = Path("scores.csv").read_bytes()
     assert "this run has --epochs 2, not 1" in refusal(f"--resume {folder} --epochs 1")
     capsys.readouterr()
