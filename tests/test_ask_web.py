@@ -168,8 +168,7 @@ def test_connections_without_a_request_are_closed(app, monkeypatch):
     assert server.adj.channel_timeout == 1 and ask_web.IDLE_SECONDS <= 30
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_page(trained, stop):
+def test_a_signal_ends_the_page(trained, stop=signal.SIGTERM):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     script = os.path.join(HERE, "ask.py")

@@ -694,13 +694,3 @@ def test_keras_backup_is_not_atomic(tmp_path, monkeypatch):
             train(backup(str(tmp_path / "killed"), delete_checkpoint=False))
     with contextlib.suppress(ValueError):  # the second file is empty, as it is opened before it is written
         assert not np.array_equal(train(backup(str(tmp_path / "killed")))[0], expected[0])
-
-
-# --- killed for real --------------------------------------------------------------------------------------
-
-
-def test_killed_runs_end_in_the_same_bytes(tmp_path):
-    """The short form of `tools/kill_runs.py`."""
-    equal, failures, kills, _ = kill_runs.kill_runs(tmp_path, 1, cases=["single, bow"], say=lambda line: None)
-    assert not failures, failures[0]
-    assert equal == 1 <= kills
