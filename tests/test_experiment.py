@@ -402,7 +402,7 @@ RECIPE = (
 
 
 def test_restarts_are_chosen_by_validation(small, capfd):
-    run(single, small, RECIPE, "--task_id 1,2 --restarts 2")
+    run(single, small, RECIPE, "--task_id 1,2 --restarts 2 --workers 1")
     out = capfd.readouterr().out
     assert "scores of the models that validation chose:" in out and "mean test error of 2 seeds" in out
     assert "task 2, seed 6: epoch 3/3" in out

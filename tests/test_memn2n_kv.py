@@ -26,6 +26,7 @@ def seed():
 
 def make(reader="bow", **changes):
     """A small network whose weights are large enough for its attention to be far from uniform."""
+    keras.utils.set_random_seed(0)
     sizes = dict(vocab_size=V, sentence_size=J, memory_size=M, embedding_size=E, feature_size=F, hops=H)
     network = MemN2N_KV(**{**sizes, "reader": reader, **changes})
     for variable in network.trainable_variables:

@@ -29,7 +29,7 @@ from flags import TASKS, InputError
 CASES = os.environ.get("PROPERTY_CASES")
 settings.register_profile(
     "properties",
-    max_examples=int(CASES or 100),
+    max_examples=int(CASES or 50),
     derandomize=not CASES,
     database=None,
     deadline=timedelta(seconds=20),  # far more than any case takes on a busy machine, unless it hangs

@@ -114,11 +114,10 @@ def test_the_network_is_trained_when_callbacks_are_called(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("text", "jit_compile"),
     [
-        ("--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1", False),
+        ("--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --linear_start 1", False),
         ("--tying adjacent --gates 2 --hops 1", True),
-        ("--linear_start 1 --linear_end 1 --tying adjacent --attention walk --inner_hops 1 --state_dropout 0.1", False),
     ],
-    ids=["plain", "compiled", "walk"],
+    ids=["plain", "compiled"],
 )
 def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
     flags = small_flags(f"{text} --epochs 3")
