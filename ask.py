@@ -399,9 +399,9 @@ class Dialogue:
                 self.statements = []
             elif command == "/undo":
                 removed = self.statements.pop() if self.statements else None
-                print(f"Removed: {plots.printable(removed)}" if removed else "There is no statement.")
+                print(f"Removed: {plots.printable(removed)}" if removed else "The story has no statements.")
             elif command == "/story":
-                print("\n".join(map(plots.printable, self.statements)) or "There is no statement.")
+                print("\n".join(map(plots.printable, self.statements)) or "The story has no statements.")
             elif command == "/help":
                 print(HELP)
             elif line.startswith("/") and command != "/quit":

@@ -224,7 +224,7 @@ class World(Story):
         for hand in (person, receiver) if receiver else (person,):
             hand.handled.setdefault(thing, []).append(thing.handled)
 
-    # The four actions: each returns False, and does nothing, if the person cannot do it.
+    # The four actions. If the person cannot perform one, it changes nothing and returns False.
 
     def move(self, person):
         """The person goes to a place drawn from all, unless already there."""
@@ -294,7 +294,7 @@ class World(Story):
             self.relocate([person], place, *otherwise(person, place))
 
     def leave(self, person, place):
-        """For `walk`: a sentence that only says where somebody is no longer."""
+        """For `walk`: a negated sentence, which only rules out the person's last place."""
         return f"{person.name} is {self.dice.pick(('not', 'no longer'))} in the {person.place}.", person.place
 
     def be_either(self, person, place):
@@ -619,8 +619,8 @@ def size_reasoning(dice):
         facts.append((big, small, story.tell(bigger if dice.chance(0.5) else f"The {small} fits inside the {big}.")))
 
     def question(fact):
-        # A chain of two facts, down in size (yes) or up (no). The link is the first other fact that mentions the
-        # middle; if it leads back, there is no question.
+        # A chain of two facts, from larger to smaller (yes) or from smaller to larger (no). The link is the first other
+        # fact that mentions the middle box; if it points the other way, nothing is asked.
         yes = dice.chance(0.5)
         near, far = (0, 1) if yes else (1, 0)
         if dice.chance(FROM_MIDDLE):  # the drawn fact only names the middle

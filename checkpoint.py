@@ -24,7 +24,7 @@ import files
 from flags import HERE, InputError
 
 RECORD = "run.json"
-LOCK = "lock"  # an empty file: NFS locks no folders
+LOCK = "lock"  # an empty file, because NFS cannot lock folders
 FORMAT = 2
 
 
@@ -58,7 +58,7 @@ class Run:
             except OSError as error:
                 if error.errno != errno.EBADF:
                     raise
-                os.close(self._lock)  # NFS wants a file that is open for writing; such a file keeps a disk busy
+                os.close(self._lock)  # NFS locks only files that are open for writing
                 self._lock = os.open(self.path(LOCK), os.O_RDWR)
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -218,7 +218,7 @@ class Diverged(InputError):
 
 
 class Superseded(InputError):
-    """A model is not this process's to train: another one has claimed it, or its run has been stopped."""
+    """This process may not train a model: another one has claimed it, or the run has been stopped."""
 
 
 STOPPED = "stopped"  # in a claim file: nobody trains this model

@@ -35,7 +35,7 @@ def _import_distributed():
     except ImportError as error:
         raise InputError("--cluster needs Dask; run: pip install -r requirements-cluster.txt") from error
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "10GB"})  # stories are sent once
-    dask.config.set({"distributed.worker.profile.enabled": False})  # it looks at each thread a hundred times a second
+    dask.config.set({"distributed.worker.profile.enabled": False})  # it samples each thread 100 times a second
     dask.config.set({"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 2**28}})  # Dask's 64 KB is slow
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
@@ -134,8 +134,8 @@ def train_on_worker(task, corpus):
         )
     if "tensorflow" in sys.modules and os.environ.get(ONEDNN) != onednn:
         raise InputError(
-            f"the Dask worker {worker.address} has computed with {ONEDNN}={os.environ.get(ONEDNN)}, not {onednn}; "
-            "restart the workers between bAbI's stories and questions about films."
+            f"the Dask worker {worker.address} already runs with {ONEDNN}={os.environ.get(ONEDNN)}, not {onednn}; "
+            "restart the workers to switch between stories and films."
         )
     os.environ[ONEDNN] = onednn
     return train(job._replace(corpus=pickle.loads(corpus)), say)

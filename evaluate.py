@@ -117,8 +117,8 @@ def load_stories(paths, networks, settings, data_dir, task_ids, split):
     seeds = {flags.get("random_state") for flags in settings}
     if split != "test" and len(seeds) > 1:
         raise InputError(
-            f"--split {split}: the models differ in --random_state ({', '.join(map(str, seeds))}), so questions that "
-            "validate one train another; expected models of one split, or --split test."
+            f"--split {split}: the models differ in --random_state ({', '.join(map(str, seeds))}), so validation "
+            "questions of one are training questions of another; expected models of one split, or --split test."
         )
     questions = [(task, q) for task in tasks for q in read_questions(data_dir, task, split, min(seeds, key=str))]
 
@@ -155,8 +155,8 @@ def load_films(paths, networks, settings, data_dir, task_ids, split):
         films = experiment.load_films(argparse.Namespace(**{"text": None, **flags, "data_dir": data_dir}))
         if list(films.vocabulary) != network.config["vocabulary"]:
             raise InputError(
-                f"{data_dir}: has other words than the questions and facts that {name} was trained on; expected the "
-                "folder of its training as --data_dir."
+                f"{data_dir}: its words differ from those that {name} was trained on; expected the "
+                "folder that the model was trained on as --data_dir."
             )
         network.set_entities(films.entities)
         examples = {"test": films.testing, "training": films.training, "validation": films.validation}[split]

@@ -34,7 +34,7 @@ from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
-FREE_FLAGS = (  # they do not change what comes out
+FREE_FLAGS = (  # flags that do not affect results
     *("resume", "log_dir", "workers", "cluster", "command", "given", "name"),
 )
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
@@ -210,7 +210,7 @@ def train_models(jobs, finished, flags, submit=None):
             for job in left:
                 future = futures[job.name]
                 if future.cancel() or not future.done():
-                    with contextlib.suppress(files.Unsaved):  # a model that trains ends at the end of its epoch
+                    with contextlib.suppress(files.Unsaved):  # models in training stop at the end of their epoch
                         checkpoint.write_claim(job.path("claim", "txt"), checkpoint.STOPPED)
             raise
 
@@ -234,7 +234,7 @@ def executor(flags, models, quiet=False):
 
 
 def workers_of(flags):
-    """How many models train at once on this machine: one per core, or one on a GPU, which each takes as a whole."""
+    """How many models train at once on this machine: one per core, or one on a GPU, as each takes all its memory."""
     return flags.workers or (1 if glob.glob("/dev/nvidia[0-9]*") else checkpoint.machine()["cores"])
 
 

@@ -261,7 +261,7 @@ def test_statements_can_be_taken_back(dialogue, capsys):
     assert dialogue.statements == STORY
     assert "Removed: Mary went to the office." in capsys.readouterr().out
     assert dialogue.take("/clear") and dialogue.statements == []
-    assert dialogue.take("/undo") and "There is no statement." in capsys.readouterr().out
+    assert dialogue.take("/undo") and "The story has no statements." in capsys.readouterr().out
     assert not dialogue.take("/quit")
 
 

@@ -184,7 +184,7 @@ def test_rules_see_a_wrong_answer_and_a_wrong_support():
 
 @every_task
 def test_like_the_published_stories(task_id, published):
-    questions = 10_000 if task_id == 3 else 5_000
+    questions = 20_000 if task_id == 3 else 5_000
     _, misses = compare_simulator.compare(
         compare_simulator.measure(compare_simulator.published_stories(published, task_id)),
         compare_simulator.measure(stories(task_id, questions)),
