@@ -191,7 +191,7 @@ def test_evaluation_gives_the_scores_of_the_run(trained, world, capsys):
     right = [row["prediction"] in row["answer"].split("|") for row in predictions]
     assert shown["all"] == f"{np.mean(right):.4f}" and [str(one) for one in right] == [p["right"] for p in predictions]
     shipped = f"--model {ROOT / 'pretrained' / 'wikimovies.keras'} --data_dir {world}"
-    assert "the folder of its training as --data_dir" in refusal(evaluate, shipped)
+    assert "the folder that the model was trained on as --data_dir" in refusal(evaluate, shipped)
 
 
 def test_saved_models_have_no_names(trained):
