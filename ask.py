@@ -77,7 +77,8 @@ def _read_archive(path):
         except Exception as error:  # zip, its compressors, JSON, UTF-8 and HDF5 raise errors of many types
             raise _Unusable("a damaged file or another kind of file") from error
     config = saved.get("config") if isinstance(saved, dict) else None
-    if not isinstance(config, dict) or saved.get("registered_name") != "memn2n_kv>MemN2N_KV":
+    kind = "TwoReaders" if isinstance(config, dict) and config.get("reader") == "both" else "MemN2N_KV"
+    if not isinstance(config, dict) or saved.get("registered_name") != f"memn2n_kv>{kind}":
         raise _Unusable("a model of another kind")
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
     return {name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")}, weight_bytes
@@ -125,8 +126,9 @@ def _build(config, weight_bytes, path):
     """Makes the network of a checked configuration and loads its weights."""
     import training  # late, because it imports TensorFlow (quietly), which takes longer than all other checks
 
-    network_class = training.MemN2N_KV
-    unknown = [name for name in config if name not in inspect.signature(network_class).parameters or name == "kwargs"]
+    network_class = training.TwoReaders if config.get("reader") == "both" else training.MemN2N_KV
+    known = inspect.signature(training.MemN2N_KV).parameters
+    unknown = [name for name in config if name not in known or name == "kwargs"]
     if unknown:
         raise _Unusable(f"a configuration with {unknown[0][:40]!r}, which this version does not know")
 

@@ -24,7 +24,7 @@ KINDS = (  # types of questions about films, which stand in place of task number
     "movie_to_genre", "movie_to_imdbrating", "movie_to_imdbvotes", "movie_to_language", "movie_to_tags",
     "movie_to_writer", "movie_to_year", "all",
 )  # fmt: skip
-READERS = ("bow", "simple_gru")
+READERS = ("bow", "simple_gru", "both")
 TYINGS = ("shared", "adjacent")
 ENCODINGS = ("padded", "length", "none")
 GATES = (0, 1, 2)
@@ -336,10 +336,10 @@ class RecipeParser(Parser):
             value = getattr(flags, name)
             if value and value < 1:
                 setattr(flags, name, max(1, round(value * flags.epochs)))
-        bow = flags.reader == "bow"
+        gru, adjacent = flags.reader == "simple_gru", flags.tying == "adjacent"
         no_effect = {
-            "feature_size": bow and flags.tying == "adjacent" and "adjacent tying uses --embedding_size for features",
-            "encoding": not bow and "only the bag of words has a position encoding",
+            "feature_size": not gru and adjacent and "adjacent tying uses --embedding_size for features",
+            "encoding": gru and "only the bag of words has a position encoding",
             "epsilon": flags.optimizer == "sgd" and "SGD has no epsilon",
             "linear_attention": not flags.linear_start and "there is no linear start",
             "linear_end": not flags.linear_start and "there is no linear start",
@@ -463,7 +463,7 @@ def _add_story_flags(parser):
     add("--only_supporting", type=boolean, default=False, help="keep only the statements that support an answer")
 
     add = parser.add_argument_group("network").add_argument
-    add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector")
+    add("--reader", choices=READERS, default="bow", help="how a sentence becomes a vector; both: two networks")
     add("--embedding_size", type=size, help="size of a word vector")
     add("--feature_size", type=size, help="size of keys, values and state")
     add("--hops", type=size, default=3, help="how often the memory is read")

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 CHOICES = {
-    "reader": ("bow", "simple_gru"),
+    "reader": ("bow", "simple_gru"),  # `TwoReaders` has both
     "tying": ("shared", "adjacent"),
     "gates": (0, 1, 2),
     "encoding": ("padded", "length", "none"),
@@ -252,7 +252,7 @@ class KeyValueHop(keras.layers.Layer):
     `z_m = sigmoid(k_m . Z u + b)` without times, which works at any distance, as in QRN (Seo et al., 2017,
     arXiv:1606.04582) and stick-breaking attention. They differ in where they start:
 
-    - "newest": at slot 0, the newest, which finds the last match in the story;
+    - "newest": at slot 0, the newest, which finds the last match in the story; without a match, it is the softmax;
     - "elsewhere": at slot 0 too, but not stopping where the hop before looked. The values of a hop are the keys of the
       next, so a statement that was just read matches itself best, and hops would stay on it;
     - "back": behind where the hop before looked, towards older slots, which finds the nearest match before it;
@@ -367,7 +367,8 @@ class KeyValueHop(keras.layers.Layer):
         """
         newest = ops.zeros_like(match) + ops.one_hot(0, match.shape[1])
         if "softmax" in self.heads:
-            attentions = [softmax, walk(match, newest)]
+            found = walk(match, newest)  # without a match, this hop reads what the softmax does, so that it can learn
+            attentions = [softmax, found + (1 - ops.sum(found, axis=1, keepdims=True)) * softmax]
         else:  # forth is back in the mirror
             matches = ops.stack([match * (1 - before), match, ops.flip(match, axis=1)], axis=1)  # (B, 3, M)
             starts = ops.stack([newest, shifted(before), shifted(ops.flip(before, axis=1))], axis=1)
@@ -560,6 +561,11 @@ class MemN2N_KV(keras.Model):
             hop.build()
         self.built = True
 
+    @property
+    def state_shape(self):
+        """(H + I, F), the states of one question, each of which a `state_mask` can multiply."""
+        return len(self.hop_layers), self.state_size
+
     def get_config(self):
         """The arguments of the constructor; a saved model has no names of entities, see `set_entities`."""
         entities = None if self.config["entities"] is None else []
@@ -695,6 +701,49 @@ class MemN2N_KV(keras.Model):
         slots = ops.reshape(ops.arange(shape[0] * shape[1]), shape)
         values = None if values is None else ops.reshape(values, (-1, sentence_size))
         return ops.reshape(keys, (-1, sentence_size)), values, slots, slots, occupied
+
+
+@keras.saving.register_keras_serializable(package="memn2n_kv")
+class TwoReaders(keras.Model):
+    """Two networks side by side, whose answers are averaged: one reads bags of words, the other reads with a GRU.
+
+    Each learns by itself, from its own errors: when only the sum of their logits was trained, one relied on the other.
+    A bag of words learns what is alike (task 16), a GRU who is where to whom (17 and 18).
+
+    Args:
+        **config: of `MemN2N_KV`. With adjacent tying, features of the GRU have the size of the word vectors, too.
+    """
+
+    def __init__(self, **config):
+        super().__init__()
+        if config.get("tying") == "adjacent":
+            config["feature_size"] = config["embedding_size"]
+        readers = CHOICES["reader"]
+        self.networks = [MemN2N_KV(**{**config, "reader": reader, "name": reader}) for reader in readers]
+        self.config = {**self.networks[0].config, "reader": "both"}
+        self.built = True
+
+    @property
+    def state_shape(self):
+        """As of `MemN2N_KV`."""
+        return self.networks[0].state_shape
+
+    def get_config(self):
+        """The arguments of the constructor."""
+        return self.config
+
+    def call(self, inputs, training=False, return_attention=False, linear=False):
+        """As `MemN2N_KV.call`, but in training it returns the logits of each network, (2, B, V).
+
+        Otherwise, logits are the logarithms of the mean probabilities, and the attention is the mean of both.
+        """
+        options = {"training": training, "return_attention": True, "linear": linear}
+        answers = [network(inputs, **options) for network in self.networks]
+        logits, attention = (ops.stack(parts) for parts in zip(*answers, strict=True))
+        if training:
+            return logits
+        logits = ops.logsumexp(ops.log_softmax(logits), axis=0) - np.log(len(self.networks))
+        return (logits, ops.mean(attention, axis=0)) if return_attention else logits
 
 
 def _with_nil(weights):

@@ -21,7 +21,7 @@ with quiet_import():
     from tensorflow.python.eager import context
 
     from input_pipeline import batches, room_of_batches
-    from memn2n_kv import MemN2N_KV
+    from memn2n_kv import MemN2N_KV, TwoReaders
 warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # a memory may have one slot
 tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces its own functions
 
@@ -152,6 +152,7 @@ class Trainer(keras.Model):
                 training=True,
                 linear=self.linear(phase),
             )
+            answer = tf.broadcast_to(answer, tf.shape(logits)[:-1])  # `TwoReaders` has two rows of logits
             cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(answer, logits)
             loss = tf.reduce_sum(cross_entropy * weight)
             loss += self.l2_lambda / 2 * tf.reduce_sum(tf.square(self.vector.value))
@@ -285,13 +286,17 @@ class Trainer(keras.Model):
 
 
 def build(flags, corpus):
-    """An untrained `MemN2N_KV` for a `data_utils.Corpus`."""
+    """An untrained `MemN2N_KV` or `TwoReaders` for a `data_utils.Corpus`."""
     names = ("embedding_size", "feature_size", "hops", "reader", "tying", "gates", "encoding", "keep_prob")
     names += ("mask_padding", "linear_attention", "attention", "inner_hops")
     options = {name: getattr(flags, name) for name in names}
     if corpus.entities:
         options |= {"entities": corpus.entities, "slot_times": False, "answer": flags.answer}
-    return MemN2N_KV(
+    network_class = MemN2N_KV
+    if flags.reader == "both":
+        network_class = TwoReaders
+        del options["reader"]
+    return network_class(
         vocab_size=len(corpus.vocabulary) + 1,
         sentence_size=corpus.sentence_size,
         memory_size=corpus.memory_size,
@@ -339,7 +344,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     if state is not None:
         trainer.optimizer.build([trainer.vector])
         trainer.set_state(state)
-    prefixes = flags.reader == "simple_gru" and flags.tying == "adjacent" and not flags.word_dropout
+    prefixes = flags.reader != "bow" and flags.tying == "adjacent" and not flags.word_dropout
     data = batches(
         corpus.training,
         batch_size,
@@ -350,7 +355,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         time_noise=flags.time_noise,
         word_dropout=flags.word_dropout,
         state_dropout=flags.state_dropout,
-        state_shape=(len(network.hop_layers), network.state_size),
+        state_shape=network.state_shape,
         dropout_from=flags.linear_start,
         occupied_only=flags.mask_padding,
         prefixes=prefixes,
