@@ -30,13 +30,13 @@ import checkpoint
 import data_utils
 import experiment
 import joint
+import memn2n_kv
 import plots
 import single
 from flags import READERS, InputError
 
 OF_A_RUN = {"params.csv", "scores.csv", "times.csv", "run.json", "lock"}  # files in every run's folder
 
-both_readers = pytest.mark.parametrize("reader", READERS)
 both_scripts = pytest.mark.parametrize("script", [single, joint], ids=["single", "joint"])
 
 
@@ -182,7 +182,7 @@ def write_places(folder):
         (Path(folder) / f"qa1_{split}.txt").write_text("\n".join(lines) + "\n")
 
 
-@both_readers
+@pytest.mark.parametrize("reader", READERS)
 def test_a_tiny_run_learns(reader):
     write_places(".")
     flags = f"--data_dir . --reader {reader} --epochs 40 --learning_rate 0.01 --epsilon 0.01 --pictures False"
@@ -196,7 +196,7 @@ def test_a_tiny_run_learns(reader):
     assert float(epochs[-1]["training"]) == training_accuracy
 
 
-@both_readers
+@pytest.mark.parametrize("reader", memn2n_kv.CHOICES["reader"])
 def test_compiled_and_plain_training_agree(reader, small):
     results = {}
     for choice in ("on", "off"):

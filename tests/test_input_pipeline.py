@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from helpers import make_network, numbered_examples, padded_batch
 
+import memn2n_kv
 import training
-from flags import READERS
 from input_pipeline import STREAMS, Room, batches, insert_empty_slots, stream_key
 
 
@@ -55,7 +55,7 @@ def test_order_depends_on_seed_and_epoch_alone():
 # --- the compact form -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("reader", memn2n_kv.CHOICES["reader"])
 @pytest.mark.parametrize("mask_padding", [True, False], ids=["masked", "every slot"])
 @pytest.mark.parametrize("room", [None, Room(60, 30), Room(1, 1)], ids=["no room", "ample room", "too little room"])
 def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room):

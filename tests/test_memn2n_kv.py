@@ -11,11 +11,11 @@ import training
 import wikimovies
 from data_utils import UNKNOWN
 from flags import ATTENTIONS, GATES, LINEAR_ATTENTIONS, READERS, TYINGS
-from memn2n_kv import MemN2N_KV
+from memn2n_kv import MemN2N_KV, TwoReaders
 
 V, J, M, E, F, H = 13, 4, 5, 6, 7, 3  # words, words of a sentence, slots, embedding, features, hops
 
-both_readers = pytest.mark.parametrize("reader", READERS)
+both_readers = pytest.mark.parametrize("reader", memn2n_kv.CHOICES["reader"])
 masked_or_not = pytest.mark.parametrize("mask_padding", [True, False], ids=["masked", "every slot"])
 
 
@@ -584,7 +584,9 @@ def test_length_encoding_does_not_depend_on_padding():
 def test_flags_offer_the_choices_of_the_network():
     parsers = joint.flag_parser(), wikimovies.flag_parser()
     actions = {action.dest: action for parser in parsers for action in parser._actions}
-    assert {name: tuple(actions[name].choices) for name in memn2n_kv.CHOICES} == memn2n_kv.CHOICES
+    assert READERS == (*memn2n_kv.CHOICES["reader"], "both")
+    choices = {**memn2n_kv.CHOICES, "reader": READERS}
+    assert {name: tuple(actions[name].choices) for name in choices} == choices
 
 
 OTHERS = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
@@ -657,13 +659,16 @@ def attention_of_head(head, matches, before, memory_size=9):
         ("forth", [0, 1, 8], 6, 1),
         ("back", [1, 3], 3, None),  # walks off the end
         ("forth", [3, 8], 3, None),
-        ("newest", [], 3, None),
         ("elsewhere", [3], 3, None),
     ],
 )
 def test_heads_stop_at_the_nearest_match(head, matches, before, expected):
     attention = attention_of_head(head, matches, before)
     np.testing.assert_allclose(attention, np.eye(9)[expected] if expected is not None else np.zeros(9), atol=1e-4)
+
+
+def test_a_first_hop_without_a_match_reads_like_the_softmax():
+    np.testing.assert_allclose(attention_of_head("newest", [], 3), np.full(9, 1 / 9), atol=1e-4)
 
 
 variants = pytest.mark.parametrize(
@@ -729,6 +734,44 @@ def test_inner_hops_have_few_weights(attention):
     networks = [make(tying="adjacent", gates=2, attention=attention, inner_hops=count) for count in (0, 2)]
     gates, heads = 2 * E * E + 2 * E, (E * E + 1 + 3 * E + 3) * (attention == "walk")
     assert networks[1].count_params() - networks[0].count_params() == 2 * (gates + heads)
+
+
+# --- two readers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair():
+    """Two networks side by side, and their settings."""
+    sizes = dict(vocab_size=V, sentence_size=J, memory_size=M, embedding_size=E, hops=H)
+    options = dict(tying="adjacent", gates=2, mask_padding=True, attention="walk", inner_hops=1)
+    return TwoReaders(**sizes, **options, vocabulary=[UNKNOWN, *(f"word{i}" for i in range(2, V))])
+
+
+def test_two_readers_give_their_mean_probabilities_and_mean_attention(pair):
+    assert [network.config["reader"] for network in pair.networks] == ["bow", "simple_gru"]
+    logits, attention = zip(*(answer(network, questions()) for network in pair.networks), strict=True)
+    mean_logits, mean_attention = answer(pair, questions())
+    assert_same(np.exp(mean_logits), np.mean([keras.ops.softmax(part) for part in logits], axis=0))
+    assert_same(mean_attention, np.mean(attention, axis=0))
+    assert_same(pair(questions(), training=True), logits)  # without dropout
+
+
+def test_two_readers_learn_from_their_own_errors(pair):
+    answers, weights = np.arange(8, dtype=np.int32), np.ones(8, np.float32)
+    losses, gradients = zip(
+        *(training.Trainer(network).loss_and_gradient(questions(), answers, weights) for network in pair.networks),
+        strict=True,
+    )
+    loss, gradient = training.Trainer(pair).loss_and_gradient(questions(), answers, weights)
+    assert_same(loss, sum(losses))
+    assert_same(gradient, np.concatenate(gradients))
+
+
+def test_two_readers_are_saved_and_loaded(pair, tmp_path):
+    pair.save(tmp_path / "model.keras")
+    for loaded in keras.saving.load_model(tmp_path / "model.keras"), ask.load_network(tmp_path / "model.keras"):
+        for one, other in zip(answer(loaded, questions()), answer(pair, questions()), strict=True):
+            assert_same(one, other)
 
 
 # --- entities -------------------------------------------------------------------------------------------

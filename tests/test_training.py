@@ -10,11 +10,11 @@ from helpers import make_network, numbered_examples, padded_batch
 
 import data_utils
 import joint
+import memn2n_kv
 import training
 from data_utils import NEVER_SEEN, EncodedExamples
-from flags import READERS
 
-both_readers = pytest.mark.parametrize("reader", READERS)
+both_readers = pytest.mark.parametrize("reader", memn2n_kv.CHOICES["reader"])
 
 
 @pytest.fixture(scope="module")
