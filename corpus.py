@@ -1,19 +1,19 @@
 """Where stories come from: a given folder, the published archive (fetched and checked), or the simulator."""
 
+import hashlib
 import os
 import socket
 import sys
 import tarfile
 import tempfile
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
-
-from six.moves.http_client import HTTPException
-from six.moves.urllib.error import HTTPError, URLError
 
 import babi_simulator
 import movie_utils
 from data_utils import TREE, parse_text
-from flags import HERE, TASKS, InputError, quiet_import
+from flags import HERE, TASKS, InputError
 
 DATA = os.path.join(HERE, "data")  # beside the scripts, wherever the command is started
 PUBLISHED = os.path.join(DATA, TREE, "en")
@@ -120,8 +120,8 @@ def _has_files(folder):
 def _fetch(url, sha256, folder, parts):
     """Puts the content of an archive in place, see `_find`; returns False if its host does not deliver it."""
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as temporary:
-        archive = _download(url, sha256, temporary)
-        if archive is None:
+        archive = os.path.join(temporary, "archive")
+        if not _download(url, sha256, archive):
             return _has_files(folder)  # perhaps another process was luckier
         if not hasattr(tarfile, "data_filter"):
             raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
@@ -132,31 +132,26 @@ def _fetch(url, sha256, folder, parts):
     return True
 
 
-def _download(url, sha256, folder):
-    """Fetches a file into a folder; returns its path if its checksum is right, else None."""
-    with quiet_import():
-        import keras  # here, because it imports TensorFlow
-
-    timeout, is_logging = socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()
+def _download(url, sha256, path):
+    """Fetches a file; returns whether it came, with the right checksum."""
+    silence = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)
-    if not sys.stdout.isatty():
-        keras.config.disable_interactive_logging()  # in a file, the progress bar takes hundreds of lines
     try:
-        return keras.utils.get_file("archive", url, file_hash=sha256, cache_dir=folder, cache_subdir="")
-    except Exception as error:
-        # Keras wraps a URLError in a bare Exception and reports a wrong checksum as a ValueError.
-        cause = error.__context__ if isinstance(error.__context__, URLError) else error
-        if not isinstance(cause, (OSError, HTTPException, ValueError)):
-            raise
-        if isinstance(cause, HTTPError):
-            cause.close()
-        reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+        urllib.request.urlretrieve(url, path, _show_progress if sys.stdout.isatty() else None)
+        with open(path, "rb") as file:
+            if hashlib.sha256(file.read()).hexdigest() != sha256:
+                raise ValueError("its checksum is not that of the published file")
+        return True
+    except (OSError, HTTPException, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         print(f"{url}: not fetched: {reason}.", flush=True)
-        return None
+        return False
     finally:
-        socket.setdefaulttimeout(timeout)
-        if is_logging:
-            keras.config.enable_interactive_logging()
+        socket.setdefaulttimeout(silence)
+
+
+def _show_progress(blocks, block_size, size):
+    print(f"\r{min(blocks * block_size, size):,} of {size:,} bytes", end="" if blocks * block_size < size else "\n")
 
 
 def _put_in_place(path, target):

@@ -291,16 +291,10 @@ class Source(NamedTuple):
     load: Callable  # a function from flags and tasks to a `data_utils.Corpus`
 
 
-def load_corpus(flags, tasks):
+def load_stories(flags, tasks):
     """The `data_utils.Corpus` of bAbI tasks that share one model."""
-    return data_utils.load_corpus(
-        flags.data_dir,
-        tasks,
-        flags.memory_size,
-        only_supporting=flags.only_supporting,
-        time_noise=flags.time_noise,
-        random_state=flags.random_state,
-    )
+    names = ("data_dir", "memory_size", "only_supporting", "time_noise", "random_state")
+    return data_utils.load_corpus(tasks=tasks, **{name: getattr(flags, name) for name in names})
 
 
 def load_films(flags, tasks=None):
@@ -309,7 +303,7 @@ def load_films(flags, tasks=None):
     return movie_utils.load_corpus(flags.data_dir, flags.memory_size, **{name: getattr(flags, name) for name in names})
 
 
-STORIES = Source("bAbI", "stories", story_source.find_corpus, load_corpus)
+STORIES = Source("bAbI", "stories", story_source.find_corpus, load_stories)
 FILMS = Source("WikiMovies", "questions", story_source.find_films, load_films)
 
 
