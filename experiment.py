@@ -195,7 +195,7 @@ def train_models(jobs, finished, flags, submit=None):
         cluster.write_claim(job.path("claim", "txt"), "")
     if submit is None and len(jobs) == 1 and not flags.cluster:
         if left:
-            set_up_devices(flags, flags.threads)
+            print(set_up_devices(flags, flags.threads), flush=True)
         yield finished.get(jobs[0].name) or train_model(jobs[0])
         return
     with contextlib.nullcontext(submit) if submit or not left else executor(flags, len(left)) as submit:
@@ -254,17 +254,15 @@ def processes(flags, workers, quiet):
 
 def train_in_worker(job, say=print):
     """Trains a model with one thread, in a process that may train others before and after; see `train_model`."""
-    set_up_devices(job.flags, job.flags.threads or 1, say=False)
+    set_up_devices(job.flags, job.flags.threads or 1)
     return train_model(job, say)
 
 
-def set_up_devices(flags, threads=None, say=True):
+def set_up_devices(flags, threads):
     """Configures TensorFlow in this process; see `training.set_up_devices`."""
     import training
 
-    device = training.set_up_devices(threads, flags.allow_soft_placement, flags.log_device_placement)
-    if say:
-        print(device, flush=True)
+    return training.set_up_devices(threads, flags.allow_soft_placement, flags.log_device_placement)
 
 
 def _start_worker(flags, say):
@@ -275,8 +273,9 @@ def _start_worker(flags, say):
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    first = multiprocessing.current_process().name.endswith("-1")
-    set_up_devices(flags, flags.threads or 1, say and first)
+    devices = set_up_devices(flags, flags.threads or 1)
+    if say and multiprocessing.current_process().name.endswith("-1"):
+        print(devices, flush=True)
 
 
 # --- where the questions come from ----------------------------------------------------------------------

@@ -19,6 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # the project: its data, recipes and models are found from anywhere
 TASKS = range(1, 21)
+TASK_NAMES = dict(zip(TASKS, (
+    "single supporting fact", "two supporting facts", "three supporting facts", "two arg relations",
+    "three arg relations", "yes no questions", "counting", "lists sets", "simple negation", "indefinite knowledge",
+    "basic coreference", "conjunction", "compound coreference", "time reasoning", "basic deduction", "basic induction",
+    "positional reasoning", "size reasoning", "path finding", "agents motivations",
+), strict=True))  # fmt: skip
 KINDS = (  # types of questions about films, which stand in place of task numbers; the last is for all questions
     "actor_to_movie", "director_to_movie", "tag_to_movie", "writer_to_movie", "movie_to_actor", "movie_to_director",
     "movie_to_genre", "movie_to_imdbrating", "movie_to_imdbvotes", "movie_to_language", "movie_to_tags",

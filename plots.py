@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import scores
-from data_utils import TASK_NAMES
 from files import replacing
-from flags import InputError, Parser, run_command
+from flags import TASK_NAMES, InputError, Parser, run_command
 
 NOT_BABI = "simulated stories: not bAbI scores"
 LABEL_LENGTH = 60  # characters of a statement beside its attention

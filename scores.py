@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 import files
-from data_utils import TASK_NAMES
-from flags import HERE, KINDS, TASKS, InputError
+from flags import HERE, KINDS, TASK_NAMES, TASKS, InputError
 
 COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 HISTORY_COLUMNS = ("epoch", "loss", "training", "validation")
