@@ -52,36 +52,33 @@ def load_network(path):
         InputError: the file is missing, damaged or not of such a model.
     """
     try:
-        config, weight_bytes = _read_archive(path)
-        _check_config(config)
-        return _build(config, weight_bytes, path)
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read(LARGEST_FILE))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
+    try:
+        if not str(path).endswith(".keras"):
+            raise _Unusable("a file of another name")
+        return _build(*_read_archive(content), path)
     except _Unusable as reason:
         raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
+    except Exception as error:  # zip, its compressors, JSON, HDF5 and Keras raise errors of many types
+        found = "a damaged file, or weights and a configuration that do not fit this version's network"
+        raise InputError(f"{path}: {EXPECTED}, found {found}.") from error
 
 
-def _read_archive(path):
-    """(arguments of `MemN2N_KV`, how many bytes of weights are stored) of a model file."""
-    if not str(path).endswith(".keras"):
-        raise _Unusable("a file of another name")
-    with open(path, "rb") as file:
-        try:
-            archive = zipfile.ZipFile(file)
-            if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
-                raise _Unusable("a file that is larger than any such model")
-            saved = json.loads(archive.read("config.json"))  # `read` verifies checksums
-            weight_bytes = _stored_bytes(archive.read("model.weights.h5"))
-        except _Unusable:
-            raise
-        except Exception as error:  # zip, its compressors, JSON, UTF-8 and HDF5 raise errors of many types
-            raise _Unusable("a damaged file or another kind of file") from error
-    config = saved.get("config") if isinstance(saved, dict) else None
-    kind = "TwoReaders" if isinstance(config, dict) and config.get("reader") == "both" else "MemN2N_KV"
-    if not isinstance(config, dict) or saved.get("registered_name") != f"memn2n_kv>{kind}":
+def _read_archive(file):
+    """(arguments of `MemN2N_KV`, how many bytes of weights are stored) of an open model file."""
+    archive = zipfile.ZipFile(file)
+    if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
+        raise _Unusable("a file that is larger than any such model")
+    saved = json.loads(archive.read("config.json"))  # `read` verifies checksums
+    kind = "TwoReaders" if saved["config"]["reader"] == "both" else "MemN2N_KV"
+    if saved["registered_name"] != f"memn2n_kv>{kind}":
         raise _Unusable("a model of another kind")
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
-    return {name: value for name, value in config.items() if name not in ("name", "trainable", "dtype")}, weight_bytes
+    config = {name: value for name, value in saved["config"].items() if name not in ("name", "trainable", "dtype")}
+    return config, _stored_bytes(archive.read("model.weights.h5"))
 
 
 def _stored_bytes(weights):
@@ -94,57 +91,53 @@ def _stored_bytes(weights):
     links = {}
     with h5py.File(io.BytesIO(weights)) as file:
         file.visititems_links(links.__setitem__)
-        if not all(isinstance(link, h5py.HardLink) for link in links.values()):
-            raise _Unusable("weights behind a link")
-        tables = [file[name] for name in links if isinstance(file[name], h5py.Dataset)]
+        is_whole = all(isinstance(link, h5py.HardLink) for link in links.values())
+        tables = [file[name] for name in links if is_whole and isinstance(file[name], h5py.Dataset)]
         size = sum(table.nbytes for table in tables)
-        if size > len(weights) or not all(table.id.get_offset() for table in tables):  # Keras compresses nothing
-            raise _Unusable("weights that are not in the file")
-        return size
+        is_whole = is_whole and all(table.id.get_offset() for table in tables)  # Keras compresses nothing
+    if not is_whole or size > len(weights):
+        raise _Unusable("weights that are not in the file")
+    return size
 
 
 def _check_config(config):
     """Raises `_Unusable` unless the sizes, the vocabulary and the tasks of a configuration make sense."""
-    for name, largest in LARGEST.items():
-        size, least = config.get(name, 0), 0 if name == "inner_hops" else 1
-        if type(size) is not int or not least <= size <= largest:
-            raise _Unusable(f"a configuration in which {name} is not a whole number from {least} to {largest}")
-    words = config.get("vocabulary")
-    is_list = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    if not is_list or len({*words}) + 1 != config.get("vocab_size") or data_utils.UNKNOWN not in words:
-        raise _Unusable(
-            f"a configuration in which vocabulary is not a list of vocab_size - 1 words with {data_utils.UNKNOWN}"
-        )
-    if config.get("entities") not in (None, []):
-        raise _Unusable("a configuration with entities, which come from a knowledge base")
-    tasks, known = config.get("tasks") or [], TASKS if config.get("entities") is None else KINDS
-    if not isinstance(tasks, list) or not all(type(task) in (int, str) and task in known for task in tasks):
-        raise _Unusable("a configuration in which tasks is not a list of task numbers")
+    sizes = {name: config.get(name, 0) for name in LARGEST}
+    words, tasks, entities = config.get("vocabulary"), config.get("tasks") or [], config.get("entities")
+    known = TASKS if entities is None else KINDS
+    are_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    valid = {
+        name: type(size) is int and (0 if name == "inner_hops" else 1) <= size <= LARGEST[name]
+        for name, size in sizes.items()
+    }
+    valid["vocabulary"] = are_words and data_utils.UNKNOWN in words and len({*words}) + 1 == config.get("vocab_size")
+    valid["tasks"] = isinstance(tasks, list) and all(type(task) in (int, str) and task in known for task in tasks)
+    valid["entities"] = entities in (None, [])  # their names come from a knowledge base, not from the file
+    for name in valid:
+        if not valid[name]:
+            raise _Unusable(f"a configuration in which {name} has another value than such a model can have")
 
 
 def _build(config, weight_bytes, path):
-    """Makes the network of a checked configuration and loads its weights."""
+    """Makes the network of a configuration and loads its weights."""
+    _check_config(config)
     import training  # late, because it imports TensorFlow (quietly), which takes longer than all other checks
 
-    network_class = training.TwoReaders if config.get("reader") == "both" else training.MemN2N_KV
-    known = inspect.signature(training.MemN2N_KV).parameters
-    unknown = [name for name in config if name not in known or name == "kwargs"]
+    network_class = training.TwoReaders if config["reader"] == "both" else training.MemN2N_KV
+    unknown = config.keys() - (inspect.signature(training.MemN2N_KV).parameters.keys() - {"kwargs"})
     if unknown:
-        raise _Unusable(f"a configuration with {unknown[0][:40]!r}, which this version does not know")
+        raise _Unusable(f"a configuration with {min(unknown)[:40]!r}, which this version does not know")
 
     def count_parameters():
         with training.keras.StatelessScope(initialize_variables=False):  # variables have shapes but no values
             return network_class(**config).count_params()
 
-    try:
-        with ThreadPoolExecutor(1) as thread:  # Keras remembers variables without values, for each thread
-            parameters = thread.submit(count_parameters).result()
-        if 4 * parameters > weight_bytes:
-            raise _Unusable(f"fewer weights than the {parameters:,} of its configuration")
-        network = network_class(**config)
-        network.load_weights(path)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError) as error:
-        raise _Unusable("weights and a configuration that do not fit this version's network") from error
+    with ThreadPoolExecutor(1) as thread:  # Keras remembers variables without values, for each thread
+        parameters = thread.submit(count_parameters).result()
+    if 4 * parameters > weight_bytes:
+        raise _Unusable(f"fewer weights than the {parameters:,} of its configuration")
+    network = network_class(**config)
+    network.load_weights(path)
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise _Unusable("weights that are not finite numbers")
     return network

@@ -20,7 +20,7 @@ import waitress
 
 import corpus
 import data_utils
-from flags import HERE, InputError
+from flags import HERE, TASK_NAMES, InputError
 
 LONGEST_BODY = 200_000  # bytes of a story and its question
 IDLE_SECONDS = 10  # after which a connection without a complete request is closed
@@ -57,7 +57,7 @@ def examples(data_dir, tasks):
         stories = [[*story] for _, story in itertools.groupby(questions, lambda question: question.story)][:EXAMPLES]
         middle = [story[len(story) // 2] for story in stories]
         chosen = [{"story": q.statements, "question": q.question, "truth": q.answer} for q in middle]
-        examples_of_tasks.append({"number": task, "name": data_utils.TASK_NAMES[task], "examples": chosen})
+        examples_of_tasks.append({"number": task, "name": TASK_NAMES[task], "examples": chosen})
     if not examples_of_tasks:
         raise InputError(f"{data_dir}: expected a folder of bAbI test files (qa1_..._test.txt), found none.")
     return examples_of_tasks

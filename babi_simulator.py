@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import files
-from flags import TASKS, HelpFormatter, InputError, Parser, count, run_command, task_numbers
+from flags import TASK_NAMES, TASKS, HelpFormatter, InputError, Parser, count, run_command, task_numbers
 
 # --- words ------------------------------------------------------------------------------------------------
 
@@ -688,33 +688,27 @@ def agents_motivations(dice):
         story.ask(question, answer, [line[person]])
 
 
-STORY_MAKERS = {  # number of a task: (its official name, a function that makes one story)
-    1: ("single-supporting-fact", in_world(World.walk, World.where_is)),
-    2: ("two-supporting-facts", in_world(World.act, World.where_is_thing, things=THINGS)),
-    3: ("three-supporting-facts", in_world(World.act, World.where_was_thing, things=THINGS, there_rate=THERE_RATE)),
-    4: ("two-arg-relations", two_arg_relations),
-    5: (
-        "three-arg-relations",
-        in_world(lambda world: world.act(world.give), World.who_gave_what, GIVING_PEOPLE, things=THINGS),
-    ),
-    6: ("yes-no-questions", in_world(World.act, World.is_in_or_not, things=THINGS)),
-    7: ("counting", in_world(lambda world: world.act(world.give), World.how_many_are_held, things=THINGS)),
-    8: ("lists-sets", in_world(World.act, World.what_is_held, things=THINGS)),
-    9: ("simple-negation", in_world(lambda world: world.walk(world.leave), World.is_in_or_left)),
-    10: (
-        "indefinite-knowledge",
-        in_world(lambda world: world.walk(world.be_either), World.is_maybe_in, OTHER_PEOPLE, OTHER_PLACES),
-    ),
-    11: ("basic-coreference", in_world(World.walk_on, World.where_is_after_pair, statements=1)),
-    12: ("conjunction", in_world(World.go_together, World.where_is)),
-    13: ("compound-coreference", in_world(World.go_on_together, World.where_is_after_pair, statements=1)),
-    14: ("time-reasoning", time_reasoning),
-    15: ("basic-deduction", basic_deduction),
-    16: ("basic-induction", basic_induction),
-    17: ("positional-reasoning", positional_reasoning),
-    18: ("size-reasoning", size_reasoning),
-    19: ("path-finding", path_finding),
-    20: ("agents-motivations", agents_motivations),
+STORY_MAKERS = {  # by task: a function that makes one story
+    1: in_world(World.walk, World.where_is),
+    2: in_world(World.act, World.where_is_thing, things=THINGS),
+    3: in_world(World.act, World.where_was_thing, things=THINGS, there_rate=THERE_RATE),
+    4: two_arg_relations,
+    5: in_world(lambda world: world.act(world.give), World.who_gave_what, GIVING_PEOPLE, things=THINGS),
+    6: in_world(World.act, World.is_in_or_not, things=THINGS),
+    7: in_world(lambda world: world.act(world.give), World.how_many_are_held, things=THINGS),
+    8: in_world(World.act, World.what_is_held, things=THINGS),
+    9: in_world(lambda world: world.walk(world.leave), World.is_in_or_left),
+    10: in_world(lambda world: world.walk(world.be_either), World.is_maybe_in, OTHER_PEOPLE, OTHER_PLACES),
+    11: in_world(World.walk_on, World.where_is_after_pair, statements=1),
+    12: in_world(World.go_together, World.where_is),
+    13: in_world(World.go_on_together, World.where_is_after_pair, statements=1),
+    14: time_reasoning,
+    15: basic_deduction,
+    16: basic_induction,
+    17: positional_reasoning,
+    18: size_reasoning,
+    19: path_finding,
+    20: agents_motivations,
 }
 REPEATING_TASKS = (4,)  # too few stories to keep the splits apart; they overlap in the published files too
 
@@ -749,9 +743,8 @@ def stories(task_id, questions, seed=0, split="train"):
     # An integer, as Python does not promise that a seed of another type always gives the same sequence.
     key = hashlib.sha256(f"babi {seed} {task_id} {split}".encode()).digest()
     dice = Dice(int.from_bytes(key, "big"))
-    _, make_story = STORY_MAKERS[task_id]
     while questions > 0:
-        lines = make_story(dice).lines
+        lines = STORY_MAKERS[task_id](dice).lines
         question_lines = [number for number, line in enumerate(lines, start=1) if "\t" in line][:questions]
         lines = lines[: question_lines[-1]]  # the last line of every story is a question
         digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=1).digest()[0]
@@ -762,8 +755,7 @@ def stories(task_id, questions, seed=0, split="train"):
 
 def file_name(task_id, split):
     """The name of a task's file in the published corpus."""
-    name, _ = STORY_MAKERS[task_id]
-    return f"qa{task_id}_{name}_{split}.txt"
+    return f"qa{task_id}_{TASK_NAMES[task_id].replace(' ', '-')}_{split}.txt"
 
 
 def write_files(output_dir, task_ids, train, test, seed):

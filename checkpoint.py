@@ -5,13 +5,12 @@ A run's folder holds, besides results, `run.json`, what was settled when the run
 one. Keras's `BackupAndRestore` writes weights in place and the epoch into another file, so a kill may leave half.
 """
 
-import errno
 import fcntl
+import glob
 import itertools
 import json
 import os
 import platform
-import secrets
 import subprocess
 import time
 from importlib.metadata import version
@@ -48,37 +47,26 @@ class Run:
 
     def __init__(self, folder, record):
         self.folder, self.record = folder, record
-        try:
-            self._lock = os.open(self.path(LOCK), os.O_RDONLY | os.O_CREAT)  # held until the process ends
-        except OSError as error:
-            raise files.Unsaved.at(self.path(LOCK), error) from error
-        try:
+        with files.saving(self.path(LOCK)):
+            self._lock = open(self.path(LOCK), "a")  # held until the process ends
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
-                os.close(self._lock)  # NFS locks only files that are open for writing
-                self._lock = os.open(self.path(LOCK), os.O_RDWR)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            if not isinstance(error, BlockingIOError):
-                raise files.Unsaved.at(self.path(LOCK), error) from error
-            raise StillRunning(f"{folder}: this run is still going on; there is nothing to continue.") from error
+            except BlockingIOError as error:
+                self.close()
+                message = f"{folder}: this run is still going on; there is nothing to continue."
+                raise StillRunning(message) from error
 
     @classmethod
-    def create(cls, log_dir, script, settled):
-        """Begins a run in a new folder `<script>_<unix time>[_<n>]`.
+    def create(cls, log_dir, script):
+        """Begins a run in a new folder `<script>_<unix time>[_<n>]`; what is settled is still to be saved.
 
         Args:
             log_dir: the folder of runs; created if missing.
             script: name of the script.
-            settled: a function from the new folder to the rest of the record.
         """
         started = time.time_ns()
         folder = stamp = os.path.join(log_dir, f"{script}_{started // 10**9}")
-        try:
+        with files.saving(folder):
             os.makedirs(log_dir, exist_ok=True)
             for attempt in itertools.count(2):
                 try:
@@ -86,12 +74,7 @@ class Run:
                     break
                 except FileExistsError:  # another run of the same second
                     folder = f"{stamp}_{attempt}"
-        except OSError as error:
-            raise files.Unsaved.at(folder, error) from error
-        progress = {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
-        run = cls(folder, {"format": FORMAT, "script": script, "started": started, **settled(folder), **progress})
-        run.save()
-        return run
+        return cls(folder, {"format": FORMAT, "script": script, "started": started, **nothing_done()})
 
     @classmethod
     def reopen(cls, folder, script):
@@ -105,7 +88,7 @@ class Run:
 
     def close(self):
         """Releases the lock."""
-        os.close(self._lock)
+        self._lock.close()
 
     def path(self, name):
         """The path of a file in the run's folder."""
@@ -134,6 +117,11 @@ class Run:
         self.save()
 
 
+def nothing_done():
+    """The part of a record that changes, at its beginning."""
+    return {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
+
+
 def read_record(folder):
     """The record of the run in a folder (see `Run`); InputError if there is none or it is damaged."""
     path = os.path.join(folder, RECORD)
@@ -144,26 +132,19 @@ def read_record(folder):
             return record
     except FileNotFoundError as error:
         raise InputError(f"{folder}: holds no run: there is no file {RECORD} in it.") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}.") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: is damaged; the run cannot be continued.") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{path}: is damaged or not readable; the run cannot be continued.") from error
     raise InputError(f"{path}: is of another version of this program; the run cannot be continued.")
 
 
 def is_active(folder):
     """Whether a process works on the run in a folder."""
     try:
-        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY)
-    except FileNotFoundError:  # of an earlier version of this program
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
+        with open(os.path.join(folder, LOCK)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def newest(log_dir, script, asked):
@@ -173,12 +154,11 @@ def newest(log_dir, script, asked):
         InputError: there is none.
     """
     matching = []
-    for name in os.listdir(log_dir) if os.path.isdir(log_dir) else []:
-        folder = os.path.join(log_dir, name)
-        if name.startswith(f"{script}_") and os.path.exists(os.path.join(folder, RECORD)):
-            record = read_record(folder)
-            if record["script"] == script and record["asked"] == asked:
-                matching.append((not record["finished"], record["started"], folder))
+    for path in glob.glob(os.path.join(glob.escape(log_dir), f"{script}_*", RECORD)):
+        folder = os.path.dirname(path)
+        record = read_record(folder)
+        if record["asked"] == asked:
+            matching.append((not record["finished"], record["started"], folder))
     if not matching:
         raise InputError(
             f"{log_dir}: holds no run of {script}.py with these flags to continue; "
@@ -215,57 +195,6 @@ def load_state(path):
 
 class Diverged(InputError):
     """A number of a model in training is not finite."""
-
-
-class Superseded(InputError):
-    """This process may not train a model: another one has claimed it, or the run has been stopped."""
-
-
-STOPPED = "stopped"  # in a claim file: nobody trains this model
-
-
-def claim(path):
-    """Claims a model for this process. The last claim counts, and whoever trained the model before ends.
-
-    A lock would not do: a worker that its cluster has given up may live on and hold it. The file is written in place,
-    because NFS shows whoever opens a file its last content, but not at once that a name stands for another file.
-
-    Args:
-        path: a file beside the model's state.
-
-    Returns:
-        A function without arguments that raises `Superseded` if this claim is not the last; to call before each save.
-
-    Raises:
-        Superseded: the run of the model was stopped (`write_claim`) before the model began.
-    """
-    token = secrets.token_hex(16)
-
-    def check():
-        if _read_claim(path) != token:
-            raise Superseded(f"{path}: another process trains this model, or its run was stopped.")
-
-    if os.path.exists(path) and _read_claim(path) == STOPPED:
-        raise Superseded(f"{path}: the run was stopped.")
-    write_claim(path, token)
-    return check
-
-
-def _read_claim(path):
-    try:
-        with open(path, encoding="ascii") as file:
-            return file.read()
-    except OSError as error:
-        raise files.Unsaved.at(path, error) from error
-
-
-def write_claim(path, content):
-    """Writes the token of an owner, or `STOPPED`, into a claim file."""
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(content)
-    except OSError as error:
-        raise files.Unsaved.at(path, error) from error
 
 
 def machine():

@@ -6,9 +6,11 @@ import logging
 import multiprocessing
 import os
 import pickle
+import secrets
 import sys
 
 import data_utils
+import files
 from flags import HERE, LOCAL, InputError, without_signals
 
 ANSWER_SECONDS = 10  # of a scheduler
@@ -150,3 +152,50 @@ def _print_at_client(*words, flush=True):
 
 def hush(*_, **__):
     """Prints nothing."""
+
+
+# --- which process trains a model -----------------------------------------------------------------------
+
+STOPPED = "stopped"  # in a claim file: nobody trains this model
+
+
+class Superseded(InputError):
+    """This process may not train a model: another one has claimed it, or the run has been stopped."""
+
+
+def claim(path):
+    """Claims a model for this process. The last claim counts, and whoever trained the model before ends.
+
+    A lock would not do: a worker that its cluster has given up may live on and hold it. The file is written in place,
+    because NFS shows whoever opens a file its last content, but not at once that a name stands for another file.
+
+    Args:
+        path: a file beside the model's state.
+
+    Returns:
+        A function without arguments that raises `Superseded` if this claim is not the last; to call before each save.
+
+    Raises:
+        Superseded: the run of the model was stopped (`write_claim`) before the model began.
+    """
+    token = secrets.token_hex(16)
+
+    def check():
+        if _read_claim(path) != token:
+            raise Superseded(f"{path}: another process trains this model, or its run was stopped.")
+
+    if os.path.exists(path) and _read_claim(path) == STOPPED:
+        raise Superseded(f"{path}: the run was stopped.")
+    write_claim(path, token)
+    return check
+
+
+def _read_claim(path):
+    with files.saving(path), open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def write_claim(path, content):
+    """Writes the token of an owner, or `STOPPED`, into a claim file."""
+    with files.saving(path), open(path, "w", encoding="ascii") as file:
+        file.write(content)

@@ -19,15 +19,6 @@ import numpy as np
 
 from flags import InputError
 
-TASK_NAMES = dict(
-    enumerate(
-        "single supporting fact,two supporting facts,three supporting facts,two arg relations,three arg relations,"
-        "yes no questions,counting,lists sets,simple negation,indefinite knowledge,basic coreference,conjunction,"
-        "compound coreference,time reasoning,basic deduction,basic induction,positional reasoning,size reasoning,"
-        "path finding,agents motivations".split(","),
-        start=1,
-    )
-)
 TREE = "tasks_1-20_v1-2"  # the folder of the published corpus; its English files are in `en` and `en-10k`
 MAX_WORDS = 1000  # of a sentence; every sentence is padded to the longest
 LINE_ID = re.compile("([0-9]{1,9})[ \t]")

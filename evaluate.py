@@ -23,7 +23,7 @@ import files
 import plots
 import scores
 from ask import DEFAULT_MODEL, load_network
-from flags import KINDS, TASKS, InputError, Parser, folder, path, run_command, task_numbers
+from flags import KINDS, TASK_NAMES, TASKS, InputError, Parser, folder, path, run_command, task_numbers
 
 FILES = {"test": "test", "training": "train", "validation": "valid"}  # by split: how the name of a task's file ends
 PREDICTION_COLUMNS = ("task", "story", "line", "question", "answer", "prediction", "right", "probability")
@@ -290,7 +290,7 @@ def confusion(queries, predictions):
 
 def label(task):
     """A task as `scores.summary` has it."""
-    return task if task in KINDS else f"{task:4d} {data_utils.TASK_NAMES[task]}"
+    return task if task in KINDS else f"{task:4d} {TASK_NAMES[task]}"
 
 
 def error(by_task):

@@ -34,9 +34,7 @@ from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
-FREE_FLAGS = (  # flags that do not affect results
-    *("resume", "log_dir", "workers", "cluster", "command", "given", "name"),
-)
+FREE_FLAGS = ("resume", "log_dir", "workers", "cluster", "command", "given", "name")  # do not affect results
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
 
@@ -97,14 +95,15 @@ def describe(tasks):
     return f"tasks {tasks[0]}-{tasks[-1]}" if contiguous else f"tasks {','.join(map(str, tasks))}"
 
 
-def worth_compiling(flags, corpus):
-    """Whether a run is long enough for XLA to save more time than compiling takes.
+def compiled(flags, corpus):
+    """Whether a model's steps are compiled with XLA; `auto` means if that saves more time than it takes.
 
     Compiling takes 2 s (bow) or 5 s (GRU) on two cores; from about this many slots on, faster steps pay for it.
     """
     epochs = vars(flags).get("epochs_at_first", flags.epochs)  # a run that is extended stays as it began
     slots = len(corpus.training) * epochs * corpus.memory_size
-    return slots > (5_000_000 if flags.reader == "bow" else 1_250_000)
+    worth_it = slots > (5_000_000 if flags.reader == "bow" else 1_250_000)
+    return flags.jit_compile == "on" or flags.jit_compile == "auto" and worth_it
 
 
 def hyperparameters(flags, seed):
@@ -133,7 +132,7 @@ def train_model(job, say=print):
         state = checkpoint.load_state(state_path)
     elif os.path.exists(history_path):  # written after the first state: a run never silently restarts
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
-    check_claim = checkpoint.claim(job.path("claim", "txt"))
+    check_claim = cluster.claim(job.path("claim", "txt"))
     progress_bar = sys.stdout.isatty() and not job.parallel
     schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
     kept = flags.keep == "best", flags.patience
@@ -141,8 +140,6 @@ def train_model(job, say=print):
     width = len(report.columns)
     report.rows = [row + [""] * (width - len(row)) for row in state.history]  # earlier versions had fewer columns
     report.best = (state.arrays or {}).get("best")
-    if report.rows:  # a kill may have come between the state and the history
-        files.write(history_path, scores.csv_bytes(report.rows, report.columns))
     begin = last_save = time.monotonic()
 
     def save(epoch, logs):
@@ -167,14 +164,14 @@ def train_model(job, say=print):
             "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
             "--embedding_size or --workers."
         ) from error
+    files.write(history_path, scores.csv_bytes(report.rows, report.columns))  # a kill may have come before the last one
     rows = training.score(trainer, corpus)
     loss = training.mean_cross_entropy(trainer, corpus.validation)
-    path = job.path("model", "keras")
-    try:
-        with files.replacing(path) as temporary:
+    with files.replacing(job.path("model", "keras")) as temporary:
+        try:
             trainer.network.save(temporary)
-    except (RuntimeError, ValueError) as error:  # h5py and zipfile have errors of their own for a full disk
-        raise error if isinstance(error, InputError) else files.Unsaved.at(path, error) from error
+        except (RuntimeError, ValueError) as error:  # h5py and zipfile have errors of their own for a full disk
+            raise OSError(str(error)) from error
     return Outcome(job.seed, rows, loss, state.seconds + time.monotonic() - begin)
 
 
@@ -195,10 +192,10 @@ def train_models(jobs, finished, flags, submit=None):
     """
     left = [job for job in jobs if job.name not in finished]
     for job in left:
-        checkpoint.write_claim(job.path("claim", "txt"), "")
+        cluster.write_claim(job.path("claim", "txt"), "")
     if submit is None and len(jobs) == 1 and not flags.cluster:
         if left:
-            set_up_devices(flags, flags.threads)
+            print(set_up_devices(flags, flags.threads), flush=True)
         yield finished.get(jobs[0].name) or train_model(jobs[0])
         return
     with contextlib.nullcontext(submit) if submit or not left else executor(flags, len(left)) as submit:
@@ -211,7 +208,7 @@ def train_models(jobs, finished, flags, submit=None):
                 future = futures[job.name]
                 if future.cancel() or not future.done():
                     with contextlib.suppress(files.Unsaved):  # models in training stop at the end of their epoch
-                        checkpoint.write_claim(job.path("claim", "txt"), checkpoint.STOPPED)
+                        cluster.write_claim(job.path("claim", "txt"), cluster.STOPPED)
             raise
 
 
@@ -257,17 +254,15 @@ def processes(flags, workers, quiet):
 
 def train_in_worker(job, say=print):
     """Trains a model with one thread, in a process that may train others before and after; see `train_model`."""
-    set_up_devices(job.flags, job.flags.threads or 1, say=False)
+    set_up_devices(job.flags, job.flags.threads or 1)
     return train_model(job, say)
 
 
-def set_up_devices(flags, threads=None, say=True):
+def set_up_devices(flags, threads):
     """Configures TensorFlow in this process; see `training.set_up_devices`."""
     import training
 
-    device = training.set_up_devices(threads, flags.allow_soft_placement, flags.log_device_placement)
-    if say:
-        print(device, flush=True)
+    return training.set_up_devices(threads, flags.allow_soft_placement, flags.log_device_placement)
 
 
 def _start_worker(flags, say):
@@ -278,8 +273,9 @@ def _start_worker(flags, say):
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    first = multiprocessing.current_process().name.endswith("-1")
-    set_up_devices(flags, flags.threads or 1, say and first)
+    devices = set_up_devices(flags, flags.threads or 1)
+    if say and multiprocessing.current_process().name.endswith("-1"):
+        print(devices, flush=True)
 
 
 # --- where the questions come from ----------------------------------------------------------------------
@@ -294,16 +290,10 @@ class Source(NamedTuple):
     load: Callable  # a function from flags and tasks to a `data_utils.Corpus`
 
 
-def load_corpus(flags, tasks):
+def load_stories(flags, tasks):
     """The `data_utils.Corpus` of bAbI tasks that share one model."""
-    return data_utils.load_corpus(
-        flags.data_dir,
-        tasks,
-        flags.memory_size,
-        only_supporting=flags.only_supporting,
-        time_noise=flags.time_noise,
-        random_state=flags.random_state,
-    )
+    names = ("data_dir", "memory_size", "only_supporting", "time_noise", "random_state")
+    return data_utils.load_corpus(tasks=tasks, **{name: getattr(flags, name) for name in names})
 
 
 def load_films(flags, tasks=None):
@@ -312,7 +302,7 @@ def load_films(flags, tasks=None):
     return movie_utils.load_corpus(flags.data_dir, flags.memory_size, **{name: getattr(flags, name) for name in names})
 
 
-STORIES = Source("bAbI", "stories", story_source.find_corpus, load_corpus)
+STORIES = Source("bAbI", "stories", story_source.find_corpus, load_stories)
 FILMS = Source("WikiMovies", "questions", story_source.find_films, load_films)
 
 
@@ -330,15 +320,17 @@ def run(script, flags, task_groups, source=STORIES, submit=None):
         submit: how models train, as `executor` yields it; None for what the flags say.
     """
     if flags.resume is None:
-        the_run, flags, corpora = begin(script, flags, task_groups, source)
+        the_run, corpora = begin(script, flags, task_groups, source)
     else:
-        the_run, flags, corpora = reopen(script, flags, task_groups, source)
-    if submit is None:  # else the caller has its own way to continue
-        say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
+        the_run = checkpoint.Run.reopen(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)), script)
     try:
+        if flags.resume is not None:
+            flags, corpora = resume(the_run, flags, task_groups, source)
+        if submit is None:  # else the caller has its own way to continue
+            say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
         if corpora:
             train_all(the_run, flags, corpora, source, submit)
-    except (files.Unsaved, WorkerKilled, checkpoint.Superseded) as error:
+    except (files.Unsaved, WorkerKilled, cluster.Superseded) as error:
         if submit:
             raise
         raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run, flags)}") from error
@@ -357,7 +349,7 @@ def begin(script, flags, task_groups, source):
     """Checks flags and files, reads the corpora and creates the run.
 
     Returns:
-        (`checkpoint.Run`, settled flags, a list of `data_utils.Corpus`, one for each model).
+        (`checkpoint.Run`, a list of `data_utils.Corpus`, one for each model); `flags` are then settled.
     """
     as_given = asked(flags)
     if flags.random_state is None:
@@ -365,7 +357,7 @@ def begin(script, flags, task_groups, source):
     if flags.output_file:
         scores.check_score_file(flags.output_file)
     if vars(flags).get("param_output_file"):
-        check_params_file(flags.param_output_file)
+        files.check_appendable(flags.param_output_file, "--param_output_file", r"\w+=.*|\s*", "NAME=value")
         if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
     if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
@@ -377,32 +369,26 @@ def begin(script, flags, task_groups, source):
     if flags.simulated:
         say_simulated(flags.data_dir, source)
 
-    def settled(folder):
-        stamp = os.path.basename(folder).partition("_")[2]
-        flags.score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
-        params_file = None
-        if "param_output_file" in vars(flags):
-            params_file = flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv")
-        return {
-            "name": flags.name,
-            "asked": as_given,
-            "flags": {**vars(flags), "data_dir": os.path.abspath(flags.data_dir)},
-            "params": params(flags, corpora),
-            "score_file": os.path.abspath(flags.score_file),
-            "params_file": params_file and os.path.abspath(params_file),
-            "digests": [data_utils.digest(corpus) for corpus in corpora],
-            "machine": checkpoint.machine(),
-        }
-
-    the_run = checkpoint.Run.create(flags.log_dir, script, settled)
+    the_run = checkpoint.Run.create(flags.log_dir, script)
+    stamp = os.path.basename(the_run.folder).partition("_")[2]
+    flags.score_file = flags.output_file or os.path.join(flags.log_dir, f"scores_{stamp}.csv")
+    params_file = None
+    if "param_output_file" in vars(flags):
+        params_file = os.path.abspath(flags.param_output_file or os.path.join(flags.log_dir, f"params_{stamp}.csv"))
+    the_run.record |= {
+        "name": flags.name,
+        "asked": as_given,
+        "flags": {**vars(flags), "data_dir": os.path.abspath(flags.data_dir)},
+        "params": params(flags, corpora),
+        "score_file": os.path.abspath(flags.score_file),
+        "params_file": params_file,
+        "digests": [data_utils.digest(corpus) for corpus in corpora],
+        "machine": checkpoint.machine(),
+    }
+    the_run.save()
     models = len(corpora) * flags.restarts
     print(f"{label(the_run)}: {models} model{'s' if models > 1 else ''} to train; loading TensorFlow", flush=True)
-    return the_run, flags, corpora
-
-
-def compiled(flags, corpus):
-    """Whether a model's steps are compiled with XLA."""
-    return flags.jit_compile == "on" or flags.jit_compile == "auto" and worth_compiling(flags, corpus)
+    return the_run, corpora
 
 
 def params(flags, corpora):
@@ -425,32 +411,12 @@ def params_bytes(values, last_byte=b""):
     return (("\n" if last_byte else "") + text).encode()
 
 
-def check_params_file(path):
-    """Raises InputError unless `path` can be appended to and holds nothing but NAME=value lines."""
-    files.check_appendable(path, "--param_output_file")
-    if os.path.isfile(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line_number, line in enumerate(file, 1):
-                if line.strip() and not line.partition("=")[0].isidentifier():
-                    raise InputError(f"{path}, line {line_number}: expected NAME=value, found another kind of file.")
-
-
-def reopen(script, flags, task_groups, source):
-    """Opens the run that --resume names, and checks that nothing on which it depends has changed.
+def resume(the_run, flags, task_groups, source):
+    """Checks that nothing on which a run depends has changed, and extends it if the flags say so.
 
     Returns:
-        As `begin`; of a finished run, no corpora.
+        (settled flags, a list of `data_utils.Corpus`, one for each model; none if the run is finished).
     """
-    the_run = checkpoint.Run.reopen(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)), script)
-    try:
-        return the_run, *_continued(the_run, flags, task_groups, source)
-    except BaseException:
-        the_run.close()
-        raise
-
-
-def _continued(the_run, flags, task_groups, source):
-    """The flags and corpora with which a run continues."""
     folder, record, changeable = the_run.folder, the_run.record, ("data_dir", "output_file")
     for name, value in asked(flags).items():
         same = value in (record["asked"].get(name), record["flags"].get(name))
@@ -462,8 +428,7 @@ def _continued(the_run, flags, task_groups, source):
             )
     if "output_file" in flags.given:  # for the rows that are not written yet
         record["score_file"] = os.path.abspath(flags.output_file)
-    renamed = "name" in flags.given
-    if renamed:
+    if "name" in flags.given:
         record["name"] = flags.name
     progress = "continued"
     if "epochs" in flags.given and flags.epochs > record["flags"]["epochs"]:
@@ -473,7 +438,7 @@ def _continued(the_run, flags, task_groups, source):
     changed["cluster"] = flags.cluster
     flags = argparse.Namespace(**{**vars(flags), **record["flags"], **changed})  # earlier versions had fewer flags
     if record["finished"]:
-        if renamed:
+        if "name" in flags.given:
             the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
@@ -516,7 +481,7 @@ def extend(the_run, epochs):
     record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
     for values in (record["asked"], record["flags"], record["params"]):
         values["epochs"] = epochs
-    record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
+    record |= checkpoint.nothing_done()
 
 
 def train_all(the_run, flags, corpora, source, submit):

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 
 from flags import InputError
 
@@ -10,10 +11,14 @@ from flags import InputError
 class Unsaved(InputError):
     """A file could not be written: the disk is full, its folder is gone, ..."""
 
-    @classmethod
-    def at(cls, path, error):
-        """The error that an OSError, or another error of a writer, caused at `path`."""
-        return cls(f"{path}: not saved: {str(getattr(error, 'strerror', None) or error).rstrip('.')}.")
+
+@contextlib.contextmanager
+def saving(path):
+    """Turns an OSError of its block into an `Unsaved` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unsaved(f"{path}: not saved: {str(error.strerror or error).rstrip('.')}.") from error
 
 
 @contextlib.contextmanager
@@ -28,12 +33,11 @@ def replacing(path):
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".tmp_{name}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())  # a power cut after the rename must not find an empty file
-        os.replace(temporary, path)
-    except OSError as error:
-        raise Unsaved.at(path, error) from error
+        with saving(path):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())  # a power cut after the rename must not find an empty file
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -64,56 +68,52 @@ def append(path, compose, offset=None, note=lambda offset: None):
     Raises:
         Unsaved: the file could not be written, and is as it was.
     """
-    try:
-        with open(path, "ab+", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = file.seek(0, os.SEEK_END)
-            if offset is not None and offset < size:
-                addition = compose(_byte_before(file, offset))
-                file.seek(offset)
-                present = file.read(len(addition))
-                if present == addition:
-                    return
-                if addition.startswith(present):  # only a part was written before the kill
-                    file.truncate(offset)
-                    size = offset
-            note(size)
-            try:
-                addition = compose(_byte_before(file, size))
-                while addition:
-                    addition = addition[file.write(addition) :]
-            except OSError:
-                file.truncate(size)
-                raise
-    except OSError as error:
-        raise Unsaved.at(path, error) from error
+    with saving(path), open(path, "ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def addition_at(place):
+            file.seek(max(0, place - 1))
+            return compose(file.read(min(1, place)))
+
+        size = file.seek(0, os.SEEK_END)
+        start = size if offset is None else min(offset, size)
+        addition = addition_at(start)
+        present = file.read(len(addition))
+        if present == addition:
+            return
+        if not addition.startswith(present):  # of others; the earlier attempt wrote nothing
+            start, addition = size, addition_at(size)
+        note(start)
+        try:
+            file.truncate(start)
+            while addition:
+                addition = addition[file.write(addition) :]
+        except OSError:
+            file.truncate(start)
+            raise
 
 
-def _byte_before(file, offset):
-    """The byte before an offset, or b"" at the beginning."""
-    if offset == 0:
-        return b""
-    file.seek(offset - 1)
-    return file.read(1)
-
-
-def check_appendable(path, flag):
+def check_appendable(path, flag, first_line=".*", expected=None):
     """Raises InputError unless a regular file can be created or appended to at `path`; changes nothing.
 
     Args:
         path: the file.
         flag: the flag that named it, for the message.
+        first_line: a pattern that the first line of an existing file must match, if it has one.
+        expected: that line in words.
     """
-    folder, name = os.path.split(os.path.abspath(path))
     try:
-        if os.path.lexists(path):
-            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # does not wait for the other end of a pipe
-            problem = None if os.path.isfile(path) else "it is not a regular file"
-        elif not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
-            problem = f"the folder {folder} does not exist or is not writable"
-        else:
-            problem = "its name is too long" if len(os.fsencode(name)) > os.pathconf(folder, "PC_NAME_MAX") else None
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # does not wait for the other end of a pipe
+        problem = None if os.path.isfile(path) else "it is not a regular file"
+    except FileNotFoundError:
+        folder = os.path.dirname(os.path.realpath(path))
+        problem = None if os.access(folder, os.W_OK) else f"the folder {folder} does not exist or is not writable"
     except OSError as error:
         problem = error.strerror
     if problem:
         raise InputError(f"{path}: cannot be written: {problem}; change {flag}.")
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            line = file.readline(1000)
+        if line and not re.fullmatch(first_line, line.rstrip("\r\n")):
+            raise InputError(f"{path}, line 1: expected {expected}, found another kind of file; change {flag}.")

@@ -19,6 +19,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 HERE = os.path.dirname(os.path.abspath(__file__))  # the project: its data, recipes and models are found from anywhere
 TASKS = range(1, 21)
+TASK_NAMES = dict(zip(TASKS, (
+    "single supporting fact", "two supporting facts", "three supporting facts", "two arg relations",
+    "three arg relations", "yes no questions", "counting", "lists sets", "simple negation", "indefinite knowledge",
+    "basic coreference", "conjunction", "compound coreference", "time reasoning", "basic deduction", "basic induction",
+    "positional reasoning", "size reasoning", "path finding", "agents motivations",
+), strict=True))  # fmt: skip
 KINDS = (  # types of questions about films, which stand in place of task numbers; the last is for all questions
     "actor_to_movie", "director_to_movie", "tag_to_movie", "writer_to_movie", "movie_to_actor", "movie_to_director",
     "movie_to_genre", "movie_to_imdbrating", "movie_to_imdbvotes", "movie_to_language", "movie_to_tags",
@@ -213,22 +219,16 @@ def address(text):
     return text
 
 
-def folder(text):
+def folder(text, expected="a folder of bAbI files (qa1_..._train.txt, qa1_..._test.txt)"):
     """An argparse type: the name of an existing folder."""
     if not os.path.isdir(path(text)):
-        raise argparse.ArgumentTypeError(
-            f"{text}: expected a folder of bAbI files (qa1_..._train.txt, qa1_..._test.txt)"
-        )
+        raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
     return text
 
 
 def film_folder(text):
     """An argparse type: the name of an existing folder."""
-    if not os.path.isdir(path(text)):
-        raise argparse.ArgumentTypeError(
-            f"{text}: expected the folder of MetaQA (with kb.txt) or of WikiMovies (with knowledge_source)"
-        )
-    return text
+    return folder(text, "the folder of MetaQA (with kb.txt) or of WikiMovies (with knowledge_source)")
 
 
 def multiple_of_8(text):
@@ -296,33 +296,34 @@ class RecipeParser(Parser):
         words = self.expand(args)
         flags = super().parse_args(words, namespace)
         flags.command = shlex.join([self.prog, *args])
-        flags.given = sorted({word[2:].partition("=")[0] for word in words if word.startswith("--")})
+        given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+        for earlier, later in (("decay_steps", "decay_epochs"), ("decay_epochs", "decay_steps")):
+            if later in given and earlier not in given[given.index(later) :]:
+                setattr(flags, earlier, None)
+        flags.given = sorted(set(given))
         self._settle(flags, {arg[2:].partition("=")[0] for arg in args if arg.startswith("--")})
         return flags
 
     def expand(self, args):
         """The words of a command line, with those of a recipe in its place."""
-        words = []
-        for arg in args:
-            words += self._read_recipe(arg[1:]) if arg.startswith("@") else [arg]
-        return words
+        return [word for arg in args for word in (self._read_recipe(arg[1:]) if arg.startswith("@") else [arg])]
 
     def _read_recipe(self, path):
         """The words of a recipe file."""
         words = []
         try:
             with open(path, encoding="utf-8") as file:
-                for line_number, line in enumerate(file, 1):
-                    try:
-                        words += shlex.split(line, comments=True)
-                    except ValueError as error:
-                        self.error(f"{path}, line {line_number}: {str(error).lower()}; expected flags and their values")
-                    if words and not words[0].startswith("--"):
-                        self.error(f"{path}, line {line_number}: expected a flag, found {words[0]!r}")
-        except OSError as error:
-            self.error(f"{path}: {error.strerror}; expected the name of a recipe after @")
-        except UnicodeDecodeError:
-            self.error(f"{path}: expected UTF-8 text with flags and their values")
+                lines = file.readlines()
+        except (OSError, UnicodeDecodeError) as error:
+            problem = getattr(error, "strerror", None) or "expected UTF-8 text"
+            self.error(f"{path}: {problem}; expected the name of a recipe, a file of flags, after @")
+        for line_number, line in enumerate(lines, 1):
+            try:
+                words += shlex.split(line, comments=True)
+            except ValueError as error:
+                self.error(f"{path}, line {line_number}: {str(error).lower()}; expected flags and their values")
+            if words and not words[0].startswith("--"):
+                self.error(f"{path}, line {line_number}: expected a flag, found {words[0]!r}")
         return words
 
     def _settle(self, flags, typed):
@@ -355,18 +356,6 @@ class RecipeParser(Parser):
             self.error(f"{both} must be less than --epochs {flags.epochs}")
 
 
-class _Instead(argparse.Action):
-    """Stores a value and clears the flag that it replaces, so that the later of the two flags wins."""
-
-    def __init__(self, option_strings, dest, clears, **options):
-        super().__init__(option_strings, dest, **options)
-        self.clears = clears
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        setattr(namespace, self.dest, value)
-        setattr(namespace, self.clears, None)
-
-
 # --- the flags of training --------------------------------------------------------------------------------
 
 
@@ -389,20 +378,8 @@ def training_parser(description, films=False, **defaults):
     add("--batch_size", type=count, help="questions in a step")
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="Adam or plain SGD")
     add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="initial learning rate")
-    add(
-        "--decay_steps",
-        type=count,
-        action=_Instead,
-        clears="decay_epochs",
-        help="steps between two decays of the learning rate",
-    )
-    add(
-        "--decay_epochs",
-        type=epochs,
-        action=_Instead,
-        clears="decay_steps",
-        help="the same in epochs, or as a share of --epochs; the later of the two flags wins",
-    )
+    add("--decay_steps", type=count, help="steps between two decays of the learning rate")
+    add("--decay_epochs", type=epochs, help="in epochs, or as a share of --epochs; the later of the two flags wins")
     add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="decay factor of the learning rate")
     add("--linear_start", type=epochs_or_none, default=0, help="first epochs, or share, without softmax, at half rate")
     add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: s, s / slots, 10 s / slots")
@@ -434,15 +411,9 @@ def training_parser(description, films=False, **defaults):
     add("--log_dir", type=path, default="logs", help="folder in which each run makes a folder of its own")
     add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
     add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")
-    add(
-        "--resume",
-        type=path,
-        nargs="?",
-        const=NEWEST,
-        metavar="FOLDER",
-        help="continue the run in FOLDER with its own flags, or extend it by a larger --epochs; without FOLDER, the "
-        "newest unfinished run in --log_dir that this script began with the same flags",
-    )
+    resume = "continue the run in FOLDER with its own flags, or extend it by a larger --epochs; without FOLDER, the "
+    resume += "newest unfinished run in --log_dir that this script began with the same flags"
+    add("--resume", type=path, nargs="?", const=NEWEST, metavar="FOLDER", help=resume)
 
     add = parser.add_argument_group("machine").add_argument
     add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: start some here")

@@ -6,7 +6,6 @@ draws the pictures of a run again, from the files in its folder: `curves.png` fo
 `history_task7.csv`), and `tasks.png` if several tasks have scores.
 """
 
-import importlib.util
 import os
 import textwrap
 import warnings
@@ -15,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import scores
-from data_utils import TASK_NAMES
 from files import replacing
-from flags import InputError, Parser, run_command
+from flags import TASK_NAMES, InputError, Parser, run_command
 
 NOT_BABI = "simulated stories: not bAbI scores"
 LABEL_LENGTH = 60  # characters of a statement beside its attention
@@ -35,8 +33,7 @@ def check_picture(path, flag):
     folder = os.path.dirname(path) or "."
     if not path.endswith(".png") or not os.path.isdir(folder) or os.path.isdir(path):
         raise InputError(f"{path}: expected a file name that ends in .png, in a folder that exists; change {flag}.")
-    if not importlib.util.find_spec("matplotlib"):
-        raise InputError(f"{flag} needs matplotlib: pip install -r requirements.txt.")
+    _figure(1, 1)  # so that a missing matplotlib is noticed now
 
 
 def curves(history_csv, png, simulated=False, linear_start=0):

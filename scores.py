@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 import files
-from data_utils import TASK_NAMES
-from flags import HERE, KINDS, TASKS, InputError
+from flags import HERE, KINDS, TASK_NAMES, TASKS, InputError
 
 COLUMNS = ("Task", "Testing Accuracy", "Training Accuracy", "Validation Accuracy")
 HISTORY_COLUMNS = ("epoch", "loss", "training", "validation")
@@ -116,13 +115,8 @@ def csv_bytes(rows, columns=COLUMNS, last_byte=b""):
 
 def check_score_file(path):
     """Raises InputError unless `path` is, or can become, a score file to which rows can be appended."""
-    files.check_appendable(path, "--output_file")
-    if os.path.isfile(path):
-        expected = ",".join(COLUMNS)
-        with open(path, encoding="utf-8", errors="replace") as file:
-            header = file.readline(len(expected) + 2)
-        if header and header.rstrip("\r\n") != expected:
-            raise InputError(f"{path}, line 1: expected {expected}, found another file; change --output_file.")
+    header = ",".join(COLUMNS)
+    files.check_appendable(path, "--output_file", re.escape(header), header)
 
 
 def history_columns(tasks):

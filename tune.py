@@ -145,10 +145,8 @@ class Search:
         about = json.loads(json.dumps({"script": script.__name__, "words": words, "space": space, **settled}))
         name = values.study or f"tune_{script.__name__}_{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:6]}"
         self.folder = os.path.join(values.log_dir, name)
-        try:
+        with files.saving(self.folder):
             os.makedirs(self.folder, exist_ok=True)
-        except OSError as error:
-            raise files.Unsaved.at(self.folder, error) from error
         url = values.storage or f"sqlite:///{os.path.abspath(self.path('study.db'))}"
         self.again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=10)
         with locked(self.folder):
@@ -306,6 +304,7 @@ def follow(search, trial, thread, state):
     import optuna
 
     import checkpoint
+    import cluster
 
     place = search.place(trial)
     if not thread.done():
@@ -316,12 +315,12 @@ def follow(search, trial, thread, state):
         ours = search.storage.get_trial(trial._trial_id).state == optuna.trial.TrialState.RUNNING
         if not ours or trial.should_prune():
             for claim in glob.glob(os.path.join(glob.escape(run_of(place) or place), "claim*.txt")):
-                checkpoint.write_claim(claim, checkpoint.STOPPED)  # the model ends at the end of its epoch
+                cluster.write_claim(claim, cluster.STOPPED)  # the model ends at the end of its epoch
         return None
     try:
         accuracy, seconds = thread.result()
         line = f"validation {accuracy:.4f}, {seconds:.1f} s"
-    except checkpoint.Superseded:
+    except cluster.Superseded:
         line = f"pruned at epoch {state['epoch']}, validation {state.get('accuracy', math.nan):.4f}"
     except checkpoint.Diverged as error:
         line = str(error).partition(";")[0]

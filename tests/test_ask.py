@@ -591,8 +591,8 @@ def test_a_picture_that_cannot_be_drawn_is_one_sentence(tmp_path, monkeypatch):
     for path in (tmp_path / "nowhere" / "a.png", tmp_path / "a.jpg"):
         with pytest.raises(InputError, match="ends in .png, in a folder that exists"):
             ask.main(["--save_attention", str(path)])
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match="--save_attention needs matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match="pictures need matplotlib: pip install"):
         ask.main(["--save_attention", str(tmp_path / "a.png")])
 
 

@@ -14,7 +14,6 @@ import compare_simulator
 import pytest
 
 import babi_simulator
-import data_utils
 from babi_simulator import stories
 
 ALL_TASKS = range(1, 21)
@@ -218,9 +217,12 @@ def test_files_have_official_names_and_pinned_bytes(tmp_path):
     assert digest.hexdigest() == CORPUS_SHA256
 
 
-def test_names_of_tasks_are_those_of_their_files():
-    names = {t: f"qa{t}_{name.replace(' ', '-')}_test.txt" for t, name in data_utils.TASK_NAMES.items()}
-    assert names == {t: babi_simulator.file_name(t, "test") for t in ALL_TASKS}
+def test_files_have_the_published_names():
+    """Those of the other tasks are compared with the published folder, where there is one."""
+    names = {1: "qa1_single-supporting-fact", 8: "qa8_lists-sets", 20: "qa20_agents-motivations"}
+    assert {t: f"{name}_test.txt" for t, name in names.items()} == {
+        t: babi_simulator.file_name(t, "test") for t in names
+    }
 
 
 def test_names_are_those_of_the_published_files(published):

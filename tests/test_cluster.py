@@ -11,7 +11,6 @@ import kill_runs
 import pytest
 from helpers import refusal, run, run_folder
 
-import checkpoint
 import cluster
 import experiment
 import joint
@@ -62,15 +61,15 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(small, capfd
 
 def test_the_last_claim_counts(tmp_path):
     path = str(tmp_path / "claim.txt")
-    first = checkpoint.claim(path)
+    first = cluster.claim(path)
     first()
-    second = checkpoint.claim(path)
+    second = cluster.claim(path)
     second()
-    with pytest.raises(checkpoint.Superseded, match="another process trains this model"):
+    with pytest.raises(cluster.Superseded, match="another process trains this model"):
         first()
-    checkpoint.write_claim(path, checkpoint.STOPPED)
-    for call in (second, lambda: checkpoint.claim(path)):
-        with pytest.raises(checkpoint.Superseded):
+    cluster.write_claim(path, cluster.STOPPED)
+    for call in (second, lambda: cluster.claim(path)):
+        with pytest.raises(cluster.Superseded):
             call()
     (tmp_path / "claim.txt").unlink()  # its model is finished
     with pytest.raises(InputError):

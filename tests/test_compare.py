@@ -50,7 +50,8 @@ def write_run(name, by_seed, groups=((1, 2),), finished=True, log_dir="logs", di
     flags |= {"task_id": tasks, "command": f"{script}.py --hops 3", "given": ["hops"]} | settings
     flags = {key: value for key, value in flags.items() if value is not None}
     record = {"flags": flags, "params": {**flags, "task_id": str(tasks)}, "digests": [digest] * len(groups)}
-    the_run = checkpoint.Run.create(log_dir, script, lambda folder: record)
+    the_run = checkpoint.Run.create(log_dir, script)
+    the_run.record |= record
     for seed, test in enumerate(by_seed, flags["random_state"]):
         for group in groups:
             suffix = f"_task{group[0]}" * (len(group) == 1) + f"_seed{seed}" * (len(by_seed) > 1)

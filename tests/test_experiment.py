@@ -454,7 +454,7 @@ def test_models_train_on_all_cores_or_one_at_a_time_on_a_gpu(models, finished, w
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", FakePool)
     monkeypatch.setattr("checkpoint.machine", lambda: {"cores": 8})
     monkeypatch.setattr("glob.glob", lambda pattern: [f"/dev/nvidia{i}" for i in range(gpus)])
-    monkeypatch.setattr("checkpoint.write_claim", lambda path, content: None)
+    monkeypatch.setattr("cluster.write_claim", lambda path, content: None)
     flags = SimpleNamespace(workers=workers, cluster=None)
     jobs = [SimpleNamespace(name=f"model{i}", path=lambda kind, extension: "") for i in range(models)]
     outcomes = {f"model{i}": f"outcome {i}" for i in range(finished)}
@@ -486,7 +486,7 @@ def test_run_folders_are_never_shared(small, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(8) as pool:
-        runs = list(pool.map(lambda _: checkpoint.Run.create("logs", "single", lambda folder: {}), range(40)))
+        runs = list(pool.map(lambda _: checkpoint.Run.create("logs", "single"), range(40)))
     for a_run in runs:
         a_run.close()
     assert len({a_run.folder for a_run in runs}) == 40 == len(os.listdir("logs"))

@@ -129,9 +129,7 @@ def train_plainly(flags, corpus, clock):
     )
     examples = corpus.training
     inputs = {"memory_key": examples.statements[examples.slots], "query": examples.query}
-    network.fit(
-        inputs, examples.answer, batch_size=flags.batch_size, epochs=flags.epochs, verbose=0, callbacks=[clock]
-    )
+    network.fit(inputs, examples.answer, batch_size=flags.batch_size, epochs=flags.epochs, verbose=0, callbacks=[clock])
 
 
 # --- in the main process --------------------------------------------------------------------------------

@@ -208,9 +208,7 @@ def summary_table(by_name, names):
         chosen = choose(rows)
         error = f"{np.mean(means):.2f}{deviation}"
         seconds = f"{np.median([float(row['seconds']) for row in rows]):.0f} s"
-        lines.append(
-            [name, rows[0]["data"], len(rows), error, f"{np.mean(chosen):.2f}", count_failed(chosen), seconds]
-        )
+        lines.append([name, rows[0]["data"], len(rows), error, f"{np.mean(chosen):.2f}", count_failed(chosen), seconds])
     header = ["recipe", "data", "seeds", "mean test error %", "chosen by validation", "failed tasks", "time per seed"]
     return markdown(header, lines)
 
