@@ -20,6 +20,7 @@ import numpy as np
 from flags import InputError
 
 TREE = "tasks_1-20_v1-2"  # the folder of the published corpus; its English files are in `en` and `en-10k`
+ROW_SIZE = 8
 MAX_WORDS = 1000  # of a sentence; every sentence is padded to the longest
 LINE_ID = re.compile("([0-9]{1,9})[ \t]")
 UNKNOWN = "<UNK>"  # the vocabulary's entry for all other words; no token is spelled so, as tokens are lower-case
@@ -289,19 +290,25 @@ class EncodedExamples:
         """The inputs of the network for B examples, a slice or an array of indexes, with each statement once.
 
         Returns:
-            A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots`
-            (B, memory_size), `occupied_slots` (R,) and `query` (B, sentence_size); where values are not the keys, also
+            A dict of int32 arrays, see `MemN2N_KV.call`: `statements` (U, sentence_size), `key_slots` (R, ROW_SIZE),
+            `occupied_rows` (R,) and `query` (B, sentence_size); where values are not the keys, also
             `value_statements` and `value_slots`.
         """
-        rows = self.slots[selection]
-        statements, key_slots = _used_rows(self.statements, rows)
-        occupied = np.flatnonzero(rows).astype(np.int32)
+        rows = memory_rows(self.slots[selection])
+        occupied = np.flatnonzero(rows.any(axis=1)).astype(np.int32)
+        statements, key_slots = _used_rows(self.statements, rows[occupied])
         query = self.query[selection]
-        inputs = {"statements": statements, "key_slots": key_slots, "occupied_slots": occupied, "query": query}
+        inputs = {"statements": statements, "key_slots": key_slots, "occupied_rows": occupied, "query": query}
         if self.value_slots is not None:
-            values, value_slots = _used_rows(self.value_statements, self.value_slots[selection])
+            value_rows = memory_rows(self.value_slots[selection])[occupied]
+            values, value_slots = _used_rows(self.value_statements, value_rows)
             inputs |= {"value_statements": values, "value_slots": value_slots}
         return inputs
+
+
+def memory_rows(slots):
+    """Memories (B, M) cut into rows of slots: (B * rows of a memory, ROW_SIZE), the last padded with 0."""
+    return np.pad(slots, [(0, 0), (0, -slots.shape[1] % ROW_SIZE)]).reshape(-1, ROW_SIZE)
 
 
 def _used_rows(table, rows):

@@ -1,13 +1,15 @@
 """The input pipeline: examples -> shuffled batches in which each distinct statement stands once, with time noise.
 
-Letters in comments on shapes: B examples of a batch, M memory slots, R occupied slots of a batch, U distinct
-statements, J words of a sentence.
+Letters in comments on shapes: B examples of a batch, M memory slots, N rows of L slots, U distinct statements, J words
+of a sentence.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+import data_utils
 
 NOISE_TABLE = 2**20  # normal numbers in the table of gradient noise
 STREAMS = (
@@ -35,39 +37,48 @@ class Room(NamedTuple):
     """Sizes to which batches are padded, as XLA compiles once per shape."""
 
     statements: int
-    slots: int
+    words: int
+    rows: int
     prefixes: tuple = ()  # by length
 
 
-def room_of_batches(examples, batch_size, samples=200, prefixes=False):
+def room_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=False):
     """Room that about one shuffled batch in a million exceeds: five standard deviations above the mean.
 
     Args:
         examples: `data_utils.EncodedExamples`.
         batch_size: B.
         samples: number of sample batches.
+        time_noise: see `batches`.
         prefixes: also find room for distinct prefixes.
 
     Returns:
-        `Room` for distinct statements, occupied slots and prefixes.
+        `Room` for distinct statements, their words, rows of slots and prefixes.
     """
     random = np.random.RandomState(0)
     tree = PrefixTree.of(examples) if prefixes else None
     sizes = []
-    for _ in range(samples):
+    for sample in range(samples):
         chosen = random.randint(len(examples), size=batch_size)
         slots = examples.slots[chosen]
         distinct = np.unique(slots)
-        sizes.append([len(distinct) + 1, np.count_nonzero(slots)])
+        words = np.count_nonzero(examples.statements[distinct])
+        if time_noise:
+            slots = insert_empty_slots(slots, time_noise, seed=(0, sample)).numpy()
+        sizes.append([len(distinct) + 1, words, np.count_nonzero(data_utils.memory_rows(slots).any(axis=1))])
         if tree:
             numbers = np.concatenate([tree.statements[distinct], tree.questions[chosen]])
             sizes[-1] += [np.count_nonzero(np.unique(column)) for column in numbers.T]
-    statements, slots, *by_length = np.ceil(np.mean(sizes, axis=0) + 5 * np.std(sizes, axis=0)).astype(int).tolist()
+    statements, words, rows, *by_length = (
+        np.ceil(np.mean(sizes, axis=0) + 5 * np.std(sizes, axis=0)).astype(int).tolist()
+    )
 
     def rounded(size, unit):
         return -(-size // unit) * unit
 
-    return Room(rounded(statements, 32), rounded(slots, 32), tuple(rounded(size, 8) for size in by_length))
+    return Room(
+        rounded(statements, 32), rounded(words, 32), rounded(rows, 8), tuple(rounded(size, 8) for size in by_length)
+    )
 
 
 class PrefixTree(NamedTuple):
@@ -114,7 +125,6 @@ def batches(
     state_dropout=0.0,
     state_shape=None,
     dropout_from=0,
-    occupied_only=False,
     prefixes=False,
 ):
     """Shuffled batches, epoch after epoch.
@@ -139,7 +149,6 @@ def batches(
         state_dropout: probability that a feature of the state is dropped before a hop.
         state_shape: (H, F), hops and features of the state.
         dropout_from: number of the epoch in which word and state dropout begin.
-        occupied_only: list the occupied slots, which is faster where most slots are empty.
         prefixes: list the distinct prefixes of statements and questions, each of which is then one step of a GRU (1k
             joint: 956 in a batch of 5,280 words, nil words included). Without word dropout.
 
@@ -155,7 +164,13 @@ def batches(
         noise_table = tf.random.stateless_normal([length + NOISE_TABLE], (keys["gradient noise"], 0), stddev=deviation)
     steps = -(-len(examples) // batch_size)
     memory_size = slots.shape[1]
+    all_rows = batch_size * -(-memory_size // data_utils.ROW_SIZE)
     tree = PrefixTree(*map(tf.constant, PrefixTree.of(examples))) if prefixes else None
+
+    def in_rows(memories):
+        return tf.reshape(
+            tf.pad(memories, [[0, 0], [0, -memory_size % data_utils.ROW_SIZE]]), (-1, data_utils.ROW_SIZE)
+        )
 
     @tf.autograph.experimental.do_not_convert  # converting takes longer than training an epoch
     def order_of_epoch(epoch):
@@ -167,13 +182,16 @@ def batches(
     def batch(step, chosen):
         weight = tf.cast(chosen >= 0, tf.float32)
         chosen = tf.maximum(chosen, 0)
-        rows = tf.gather(slots, chosen)  # (B, M)
+        memories = tf.gather(slots, chosen)  # (B, M)
         if time_noise:
-            rows = insert_empty_slots(rows, time_noise, seed=(keys["time noise"], step))
-        distinct, key_slots = distinct_rows(rows)
-        all_slots = batch_size * memory_size
+            memories = insert_empty_slots(memories, time_noise, seed=(keys["time noise"], step))
+        rows = in_rows(memories)  # (B C, L)
+        occupied = tf.cast(tf.where(tf.reduce_any(rows > 0, axis=1))[:, 0], tf.int32)  # (N,)
+        distinct, key_slots = distinct_rows(tf.gather(rows, occupied))
         if room is not None:
-            distinct = pad_to(distinct, room.statements, all_slots + 1, 0)
+            distinct = pad_to(distinct, room.statements, batch_size * memory_size + 1, 0)
+            key_slots = pad_to(key_slots, room.rows, all_rows, 0)
+            occupied = pad_to(occupied, room.rows, all_rows, all_rows - 1)
         statements, questions = tf.gather(table, distinct), tf.gather(query, chosen)  # (U, J), (B, J)
         dropout_begun = tf.cast(step >= dropout_from * steps, tf.float32)
         if word_dropout:
@@ -184,19 +202,22 @@ def batches(
 
             statements = drop_words(statements, "statement dropout")
             questions = drop_words(questions, "question dropout")
-        inputs = {"statements": statements, "key_slots": key_slots, "query": questions}
-        if occupied_only:
-            occupied = tf.cast(tf.where(tf.reshape(key_slots, [-1]) > 0)[:, 0], tf.int32)  # (R,)
-            inputs["occupied_slots"] = pad_to(occupied, room.slots, all_slots, all_slots) if room else occupied
+        inputs = {"statements": statements, "key_slots": key_slots, "occupied_rows": occupied, "query": questions}
+        if not (prefixes or examples.entities):
+            places = tf.cast(tf.where(tf.reshape(statements, [-1]) > 0)[:, 0], tf.int32)  # (P,)
+            all_words = tf.size(statements)
+            inputs["word_places"] = pad_to(places, room.words, all_words, all_words - 1) if room else places
         if prefixes:
             numbers = tf.concat([tf.gather(tree.statements, distinct), tf.gather(tree.questions, chosen)], 0)
-            inputs |= distinct_prefixes(numbers, tree, room and room.prefixes, all_slots + batch_size)
+            inputs |= distinct_prefixes(numbers, tree, room and room.prefixes, batch_size * (memory_size + 1))
         if state_dropout:
             rate = dropout_begun * state_dropout
             kept = tf.random.stateless_uniform((batch_size, *state_shape), (keys["state dropout"], step)) >= rate
             inputs["state_mask"] = tf.cast(kept, tf.float32) / (1 - rate)
         if "value_slots" in data:
-            distinct_values, inputs["value_slots"] = distinct_rows(tf.gather(data["value_slots"], chosen))
+            value_rows = tf.gather(in_rows(tf.gather(data["value_slots"], chosen)), occupied)
+            value_rows = tf.where(key_slots > 0, value_rows, 0)  # also in the rows of padding
+            distinct_values, inputs["value_slots"] = distinct_rows(value_rows)
             inputs["value_statements"] = tf.gather(data["value_statements"], distinct_values)
         answer = tf.gather(data["answer"], chosen)
         if "answers" in data:  # one of the right ones at random
@@ -257,10 +278,11 @@ def distinct_rows(rows):
     return distinct, tf.reshape(place[1:], tf.shape(rows))
 
 
-def pad_to(vector, room, largest, value):
-    """Pads a vector with a value to the length `room`, or to `largest` if it is longer than `room`."""
-    size = tf.size(vector)
-    return tf.pad(vector, [[0, tf.where(size <= room, room, largest) - size]], constant_values=value)
+def pad_to(array, room, largest, value):
+    """Pads an array with a value to `room` rows, or to `largest` if it has more than `room`."""
+    size = tf.shape(array)[0]
+    after = [[0, tf.where(size <= room, room, largest) - size]] + [[0, 0]] * (len(array.shape) - 1)
+    return tf.pad(array, after, constant_values=value)
 
 
 def insert_empty_slots(slots, share, seed):
@@ -276,7 +298,8 @@ def insert_empty_slots(slots, share, seed):
     """
     batch_size, memory_size = slots.shape
     skips = tf.cast(tf.random.stateless_uniform(slots.shape, seed) < share, tf.int32)
-    place = tf.minimum(tf.range(memory_size) + tf.cumsum(skips, axis=1), memory_size)
-    example = tf.broadcast_to(tf.range(batch_size)[:, tf.newaxis], slots.shape)
-    moved = tf.scatter_nd(tf.stack([example, place], -1), slots, (batch_size, memory_size + 1))
-    return moved[:, :memory_size]
+    place = tf.range(memory_size) + tf.cumsum(skips, axis=1)
+    place = tf.where(place < memory_size, place + memory_size * tf.range(batch_size)[:, tf.newaxis], -1)
+    # No two slots have the same place, so the sum only moves them; it is faster than tf.scatter_nd.
+    moved = tf.math.unsorted_segment_sum(slots, place, batch_size * memory_size)  # drops place -1
+    return tf.reshape(moved, slots.shape)

@@ -1,8 +1,8 @@
 """Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126): position encoding, readers, hops, answer.
 
 The file reads from leaf to root: position encoding, the two readers, the walk, one hop, the network. Letters in
-comments on shapes: B examples, M memory slots, R occupied slots of a batch, U distinct statements, J words of a
-sentence, V words of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
+comments on shapes: B examples, M memory slots, N rows of L slots, U distinct statements, J words of a sentence, V words
+of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ def position_encoding(sentence_size, embedding_size):
     return (1 + 4 * np.outer(j, i) / (embedding_size * sentence_size)).astype(np.float32)
 
 
-def length_encoding(words, embedding_size):
+def length_encoding(words, embedding_size, places=None, tables=1):
     """Position encoding over the true length n of each sentence instead of the padded size.
 
     `l[j, i] = 1 + 4 (i/E - 1/2) (j/n - 1/2)` for i in 1..E and j in 1..n. The last word of a question has the same
@@ -56,14 +56,18 @@ def length_encoding(words, embedding_size):
 
     Args:
         words: (..., J) word ids, 0 = nil.
+        places: see `BowReader.call`.
+        tables: T, how often the weights are repeated.
 
     Returns:
-        (..., J, E)
+        (..., J, T E), or (P, T E) with `places`.
     """
-    i = np.arange(1, embedding_size + 1, dtype=np.float32) / embedding_size - 0.5
+    i = np.tile(np.arange(1, embedding_size + 1, dtype=np.float32) / embedding_size - 0.5, tables)
     j = np.arange(1, words.shape[-1] + 1, dtype=np.float32)
     length = ops.max(ops.where(ops.not_equal(words, 0), j, 0.0), axis=-1, keepdims=True)  # n
-    return 1 + 4 * ops.expand_dims(j / ops.maximum(length, 1.0) - 0.5, -1) * i
+    relative = j / ops.maximum(length, 1.0) - 0.5  # (..., J)
+    relative = relative if places is None else ops.take(ops.reshape(relative, (-1,)), places)
+    return 1 + 4 * ops.expand_dims(relative, -1) * i
 
 
 def name_vectors(names, size, squared_norm):
@@ -98,25 +102,31 @@ class BowReader(keras.layers.Layer):
         super().__init__(**kwargs)
         self.encoding = encoding
 
-    def call(self, words, *tables):
+    def call(self, words, *tables, places=None):
         """Reads sentences.
 
         Args:
             words: (..., J) word ids, 0 = nil.
             *tables: T tables of (V, E) word vectors; row 0 is zero.
+            places: (P,) the places u J + j of the words of (U, J) sentences that are not nil, in ascending order; nil
+                words may follow. Only these are looked up. None for all.
 
         Returns:
             A list with the reading (..., E) of each table.
         """
-        size, count = tables[0].shape[-1], len(tables)
-        vectors = ops.take(ops.concatenate(tables, axis=1), words, axis=0)  # (..., J, T E), one look-up
-        if self.encoding != "none":
-            if self.encoding == "length":
-                weights = length_encoding(words, size)
-            else:
-                weights = position_encoding(words.shape[-1], size)
-            vectors = vectors * ops.tile(weights, [1] * (len(weights.shape) - 1) + [count])
-        return ops.split(ops.sum(vectors, axis=-2), count, axis=-1)
+        size, count, J = tables[0].shape[-1], len(tables), words.shape[-1]
+        looked_up = words if places is None else ops.take(ops.reshape(words, (-1,)), places)
+        vectors = ops.take(_dense(ops.concatenate(tables, axis=1)), looked_up, axis=0)  # (..., J or P, T E)
+        if self.encoding == "length":
+            vectors = vectors * length_encoding(words, size, places, count)
+        elif self.encoding == "padded":
+            weights = np.tile(position_encoding(J, size), count)  # (J, T E)
+            vectors = vectors * (weights if places is None else ops.take(weights, places % J, axis=0))
+        if places is None:
+            readings = ops.sum(vectors, axis=-2)
+        else:
+            readings = ops.segment_sum(vectors, places // J, num_segments=ops.shape(words)[0])
+        return ops.split(readings, count, axis=-1)
 
 
 class GruReader(keras.layers.Layer):
@@ -203,27 +213,93 @@ class GruReader(keras.layers.Layer):
         return keep * state + (1 - keep) * candidate
 
 
+class MemoryRows:
+    """The slots of a batch in rows of L, so that rows without a statement can be left out.
+
+    Row b C + c has the slots c L to c L + L - 1 of memory b, C = M / L rounded up. Most memories are nearly empty, and
+    what a hop computes for empty slots is known without computing it. Rows keep shapes fixed, as XLA needs, while
+    stories differ in length.
+
+    Args:
+        numbers: (N,) numbers of the rows in ascending order; the last may be repeated, as empty rows. None if each
+            memory is one row.
+        batch_size: B.
+        memory_size: M.
+        row_size: L.
+    """
+
+    def __init__(self, numbers, batch_size, memory_size, row_size):
+        self.numbers, self.batch_size, self.memory_size, self.row_size = numbers, batch_size, memory_size, row_size
+        self.rows_of_memory = -(-memory_size // row_size)  # C
+        self.memory = None if numbers is None else numbers // self.rows_of_memory  # b of each row
+
+    def all(self):
+        """The rows of the same memories in which each memory is one row."""
+        return MemoryRows(None, self.batch_size, self.memory_size, self.memory_size)
+
+    def spread(self, x):
+        """For each row what its memory has: (B, ...) -> (N, ...)."""
+        return x if self.numbers is None else ops.take(x, self.memory, axis=0)
+
+    def sum(self, x):
+        """The sum over the rows of each memory: (N, ...) -> (B, ...)."""
+        return x if self.numbers is None else ops.segment_sum(x, self.memory, num_segments=self.batch_size)
+
+    def select(self, x):
+        """The slots in these rows: (B, M) -> (N, L)."""
+        if self.numbers is None:
+            return x
+        x = ops.pad(x, [[0, 0], [0, -self.memory_size % self.row_size]])
+        return ops.take(ops.reshape(x, (-1, self.row_size)), self.numbers, axis=0)
+
+    def scatter(self, x):
+        """All slots, with 0 in those of no row: (N, L) -> (B, M)."""
+        if self.numbers is None:
+            return x
+        x = ops.segment_sum(x, self.numbers, num_segments=self.batch_size * self.rows_of_memory)
+        return ops.reshape(x, (self.batch_size, -1))[:, : self.memory_size]
+
+    def softmax(self, scores):
+        """The softmax (N, L) of scores (N, L) over the slots of each memory."""
+        if self.numbers is None:
+            return ops.softmax(scores)
+        top = ops.segment_max(ops.max(scores, axis=1), self.memory, num_segments=self.batch_size)
+        raised = ops.exp(scores - ops.expand_dims(self.spread(ops.stop_gradient(top)), 1))
+        return raised / ops.expand_dims(self.spread(self.sum(ops.sum(raised, axis=1))), 1)
+
+    def first_slots(self):
+        """(N, L), 1 at the first slot of each memory."""
+        if self.numbers is None:
+            first = ops.ones((self.batch_size, 1))
+        else:
+            before = ops.pad(self.memory[:-1], [[1, 0]], constant_values=-1)
+            first = ops.expand_dims(ops.cast(ops.not_equal(self.memory, before), "float32"), 1)
+        return ops.pad(first, [[0, 0], [0, self.row_size - 1]])
+
+
 def shifted(x, slots=1):
-    """x (..., M) moved by some slots along its last axis; zeros come in at slot 0."""
+    """x (..., S) moved by some slots along its last axis; zeros come in at slot 0."""
     return ops.concatenate([ops.zeros_like(x[..., :slots]), x[..., :-slots]], axis=-1)
 
 
-def walk(match, start):
-    """Where walkers stop that go from slot to slot, from 0 to M - 1, until a slot matches.
+def walk(match, start, first=0.0, longest=None):
+    """Where walkers stop that go from slot to slot until a slot matches or a memory ends.
 
     With z the match and q the start, the mass that reaches slot m is `mass_m = (1 - z_{m-1}) mass_{m-1} + q_m`, and
     `p_m = z_m mass_m` of it stops there. The recurrence is solved by doubling (Hillis & Steele, 1986): after round r,
     the mass at each slot includes what comes from the 2^r - 1 slots before it.
 
     Args:
-        match: (..., M), the probability in 0..1 of stopping at each slot.
-        start: (..., M), the mass that begins at each slot.
+        match: (..., S), the probability in 0..1 of stopping at each slot.
+        start: (..., S), the mass that begins at each slot.
+        first: (..., S), 1 at the first slot of each memory, which nothing reaches from the slot before.
+        longest: slots of the longest memory; None for S.
 
     Returns:
-        The mass that stops at each slot, (..., M); the rest of what begins walks off the end.
+        The mass that stops at each slot, (..., S); the rest of what begins walks off the end.
     """
-    mass, passing, distance = start, shifted(1 - match), 1
-    while distance < match.shape[-1]:
+    mass, passing, distance = start, shifted(1 - match) * (1 - first), 1
+    while distance < (longest or match.shape[-1]):
         mass = mass + passing * shifted(mass, distance)
         passing = passing * shifted(passing, distance)
         distance *= 2
@@ -235,8 +311,7 @@ class KeyValueHop(keras.layers.Layer):
 
     A key or value is the reading of a statement (`keys`, `values`) plus the time of its slot (`key_time`,
     `value_time`). The two parts stay apart because times are the same for every example of a batch, and because the
-    readings of empty slots are zero. Where most slots are empty, only the R occupied ones of a batch are addressed
-    and read by content, which costs what the statements in a batch cost, not what its padding would.
+    readings of empty slots are zero, so only rows with statements are addressed and read by content.
 
     With p the attention, o the vector read, u the state and * the element-wise product, the new state is u' or, if
     `projected`, R u':
@@ -302,87 +377,91 @@ class KeyValueHop(keras.layers.Layer):
             self.C = self.add_weight(name="C", shape=(F, len(self.heads)), initializer=normal())
             self.c = self.add_weight(name="c", shape=(len(self.heads),), initializer="zeros")
 
-    def call(self, state, keys, values, slots, before, key_time=None, value_time=None, occupied=None, linear=False):
+    def call(self, state, keys, values, before, key_time=None, value_time=None, occupied=None, rows=None, linear=False):
         """`p_m` from the scores `k_m . u`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
-            keys, values: (R, F), readings of statements; without `slots`, (B, M, F).
-            slots: (R,) the slot b M + m of each reading in the batch, in ascending order; None for all slots.
-            before: (B, M), the attention of the hop before; zeros for the first.
+            keys, values: (N, L, F), readings of statements.
+            before: the attention of the hop before; zeros for the first.
             key_time, value_time: (M, F); None for an inner hop, which has no times.
-            occupied: (B, M) bool, which slots may be attended; None for all.
+            occupied: (N, L) bool, which slots may be attended; None for all slots of the memories.
+            rows: `MemoryRows`, where these statements are; None if each memory is one row.
             linear: the share of `linear_attention` in the attention: False for none, True for all, or a scalar tensor
                 in 0..1. Inner hops have no linear attention.
 
         Returns:
-            The new state (B, F) and the attention (B, M), without its linear part unless `linear` is True.
+            The new state (B, F) and the attention, without its linear part unless `linear` is True: (N, L) with
+            `occupied`, (B, M) without.
         """
-        batch_size, memory_size = ops.shape(before)
-        example = None if slots is None else slots // memory_size
+        rows = rows or MemoryRows(None, ops.shape(state)[0], keys.shape[1], keys.shape[1])
+        attended = rows.all() if occupied is None else rows
 
-        def content_scores(state):  # (B, M)
-            if slots is None:
-                return ops.squeeze(keys @ ops.expand_dims(state, -1), -1)
-            scores = ops.sum(keys * ops.take(state, example, axis=0), axis=-1)  # (R,)
-            scores = ops.segment_sum(scores, slots, num_segments=batch_size * memory_size)
-            return ops.reshape(scores, (batch_size, memory_size))
-
-        def read(attention):  # (B, F)
-            if slots is None:
-                return ops.squeeze(ops.expand_dims(attention, 1) @ values, 1)
-            weights = ops.expand_dims(ops.take(ops.reshape(attention, (-1,)), slots), -1)  # (R, 1)
-            return ops.segment_sum(weights * values, example, num_segments=batch_size)
+        def content_scores(state):
+            scores = ops.squeeze(keys @ ops.expand_dims(rows.spread(state), -1), -1)  # (N, L)
+            return rows.scatter(scores) if occupied is None else scores
 
         def visible(attention):  # nothing is read from an empty memory
             return attention if occupied is None else attention * ops.cast(occupied, attention.dtype)
 
-        scores = content_scores(state)
-        if key_time is not None:
-            scores = scores + state @ ops.transpose(key_time)
-        if linear is not False:
-            linear_attention = visible(self.without_softmax(scores, occupied))
+        if linear is True or "softmax" in self.heads or (linear is not False and key_time is not None):
+            scores = content_scores(state)
+            if key_time is not None:
+                scores = scores + attended.select(state @ ops.transpose(key_time))
+        if linear is not False and key_time is not None:
+            linear_attention = visible(self.without_softmax(scores, occupied, attended))
         if linear is True:
             attention = read_attention = linear_attention
         else:
-            attention = visible(ops.softmax(scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE)))
+            softmax = match = None
+            if "softmax" in self.heads:
+                scores = scores if occupied is None else ops.where(occupied, scores, MASKED_SCORE)
+                attention = softmax = visible(attended.softmax(scores))
             if self.heads != SOFTMAX:
                 match = visible(ops.sigmoid(content_scores(state @ self.Z) + self.b))
-                attention = self.mix(state, attention, match, before)
+                attention = self.mix(state, softmax, match, before, attended)
             read_attention = attention if linear is False else (1 - linear) * attention
             if linear is not False and key_time is not None:
                 read_attention += linear * linear_attention
-        output = read(read_attention)
-        state = self.update(state, output if value_time is None else output + read_attention @ value_time)
+        content_attention = rows.select(read_attention) if occupied is None else read_attention
+        output = rows.sum(ops.squeeze(ops.expand_dims(content_attention, 1) @ values, 1))
+        if value_time is not None:
+            output = output + attended.scatter(read_attention) @ value_time
+        state = self.update(state, output)
         return (state @ ops.transpose(self.R) if self.projected else state), attention
 
-    def mix(self, state, softmax, match, before):
-        """The attention (B, M) of all heads together.
+    def mix(self, state, softmax, match, before, rows):
+        """The attention (N, L) of all heads together.
 
         Args:
             state: u, (B, F).
-            softmax: (B, M), the attention of the head "softmax".
-            match: z, (B, M).
-            before: (B, M), the attention of the hop before.
+            softmax: (N, L), the attention of the head "softmax", if it is one.
+            match: z, (N, L).
+            before: (N, L), the attention of the hop before.
+            rows: the `MemoryRows` of these slots.
         """
-        newest = ops.zeros_like(match) + ops.one_hot(0, match.shape[1])
+        shape = ops.shape(match)
+        first, match, before = (ops.reshape(x, (-1,)) for x in (rows.first_slots(), match, before))  # (S,)
         if "softmax" in self.heads:
-            found = walk(match, newest)  # without a match, this hop reads what the softmax does, so that it can learn
-            attentions = [softmax, found + (1 - ops.sum(found, axis=1, keepdims=True)) * softmax]
+            found = ops.reshape(walk(match, first, first, rows.memory_size), shape)
+            rest = 1 - ops.expand_dims(rows.spread(rows.sum(ops.sum(found, axis=1))), 1)  # what finds no match
+            attentions = [softmax, found + rest * softmax]  # reads what the softmax reads, so that the hop can learn
         else:  # forth is back in the mirror
-            matches = ops.stack([match * (1 - before), match, ops.flip(match, axis=1)], axis=1)  # (B, 3, M)
-            starts = ops.stack([newest, shifted(before), shifted(ops.flip(before, axis=1))], axis=1)
-            elsewhere, back, forth = ops.unstack(walk(matches, starts), axis=1)
-            attentions = [elsewhere, back, ops.flip(forth, axis=1)]
-        shares = ops.softmax(state @ self.C + self.c)  # (B, heads)
-        return sum(shares[:, i : i + 1] * attention for i, attention in enumerate(attentions))
+            mirrored_first = shifted(ops.flip(first))
+            firsts = ops.stack([first, first, mirrored_first])
+            matches = ops.stack([match * (1 - before), match, ops.flip(match)])  # (3, S)
+            starts = ops.stack([first, shifted(before) * (1 - first), shifted(ops.flip(before)) * (1 - mirrored_first)])
+            elsewhere, back, forth = ops.unstack(walk(matches, starts, firsts, rows.memory_size))
+            attentions = [elsewhere, back, ops.flip(forth)]
+        shares = rows.spread(ops.softmax(state @ self.C + self.c))  # (N, heads)
+        return sum(shares[:, i : i + 1] * ops.reshape(attention, shape) for i, attention in enumerate(attentions))
 
-    def without_softmax(self, scores, occupied):
-        """The attention p (B, M) of the linear start, from scores (B, M) and `occupied` (B, M) or None."""
+    def without_softmax(self, scores, occupied, rows):
+        """The attention p (N, L) of the linear start, from scores (N, L) and `occupied` (N, L) or None."""
         if self.linear_attention == "sum":
             return scores
         slots = ops.ones_like(scores) if occupied is None else ops.cast(occupied, scores.dtype)
-        count = ops.sum(slots, axis=1, keepdims=True)  # (B, 1)
+        count = ops.expand_dims(rows.spread(rows.sum(ops.sum(slots, axis=1))), 1)  # of each row's memory
         return scores / ops.maximum(count / 10 if self.linear_attention == "capped" else count, 1)
 
     def update(self, state, read):
@@ -579,13 +658,13 @@ class MemN2N_KV(keras.Model):
                 values differ from keys, `memory_value` (B, M, J). Compact, in which each distinct statement is read
                 once: `statements` (U, J), row 0 being the empty statement, `key_slots` (B, M) with the row of each
                 slot's key, `query` (B, J) and, if values differ from keys, `value_statements` (U', J') and
-                `value_slots` (B, M) with the row of each slot's value. The compact form may
-                have `occupied_slots` (R,), the slots b M + m that are not empty in ascending order, padded with B M;
-                other slots then cost next to nothing. If one GRU reads statements and questions, it may have the
-            distinct prefixes of both, statements first: `prefix_words`, `prefix_parents` and `prefix_ends`, see
-            `GruReader.read_prefixes`. In either form an optional `state_mask` (B, H + I, F)
-                multiplies the state before each hop (dropout), and the optional `candidates` (C,), ids of entities, are
-                the only ones that get logits.
+                `value_slots` (B, M) with the row of each slot's value. With `occupied_rows` (N,), the numbers of the
+                rows of L slots that have statements (see `MemoryRows`), `key_slots` and `value_slots` are (N, L), and
+                other slots cost next to nothing. With `word_places` (P,), see `BowReader.call`, nil words cost nothing.
+                If one GRU reads statements and questions, the compact form may have the distinct prefixes of both,
+                statements first: `prefix_words`, `prefix_parents` and `prefix_ends`, see `GruReader.read_prefixes`. In
+                either form an optional `state_mask` (B, H + I, F) multiplies the state before each hop (dropout), and
+                the optional `candidates` (C,), ids of entities, are the only ones that get logits.
             training: apply dropout to readings.
             return_attention: also return the attention of each hop.
             linear: the linear start (MemN2N, section 4.2), the share of `linear_attention` in the attention: True for
@@ -600,21 +679,21 @@ class MemN2N_KV(keras.Model):
         prefixes = None
         if "prefix_words" in inputs:
             prefixes = inputs["prefix_words"], inputs["prefix_parents"], inputs["prefix_ends"]
-        state, readings = self._read(inputs["query"], statements, training, prefixes)
-        slots, size = inputs.get("occupied_slots"), ops.shape(key_slots)[0] * ops.shape(key_slots)[1]
+        state, readings = self._read(inputs["query"], statements, training, prefixes, inputs.get("word_places"))
+        memory_size = self.config["memory_size"] if "occupied_rows" in inputs else key_slots.shape[1]
+        rows = MemoryRows(inputs.get("occupied_rows"), ops.shape(state)[0], memory_size, key_slots.shape[1])
+        attended = rows if self.mask_padding else rows.all()
 
-        def look_up(readings, rows):  # a list of (R, F) or (B, M, F), at once; padding reads the empty statement
-            if slots is not None:
-                rows = ops.take(ops.pad(ops.reshape(rows, (-1,)), [[0, 1]]), slots)
-            return ops.split(ops.take(ops.concatenate(readings, axis=1), rows, axis=0), len(readings), axis=-1)
+        def look_up(readings, slots):  # a list of (N, L, F), at once
+            vectors = ops.take(_dense(ops.concatenate(readings, axis=1)), slots, axis=0)
+            return ops.split(vectors, len(readings), axis=-1)
 
         keys = values = look_up(readings, key_slots)
         if value_statements is not None:
             values = look_up(self._read_statements(value_statements, training), value_slots)
-        if slots is not None:
-            slots = ops.minimum(slots, size - 1)
 
-        attention, attentions = ops.zeros(ops.shape(key_slots), state.dtype), []
+        shape = ops.shape(occupied) if self.mask_padding else (rows.batch_size, memory_size)
+        attention, attentions = ops.zeros(shape, state.dtype), []
         key_times, value_times = self._times()
         for h, (hop, (key, value, times)) in enumerate(zip(self.hop_layers, self.plan, strict=True)):
             if times is not None or linear is not True:
@@ -622,25 +701,25 @@ class MemN2N_KV(keras.Model):
                     state * inputs["state_mask"][:, h] if "state_mask" in inputs else state,
                     keys[key],
                     values[value],
-                    slots,
                     attention,
                     None if times is None else key_times[times],
                     None if times is None else value_times[times],
                     occupied if self.mask_padding else None,
+                    rows=rows,
                     linear=linear,
                 )
-            attentions.append(attention)
+            attentions.append(attended.scatter(attention) if return_attention else None)
         logits = self._answer(state, inputs.get("candidates"))
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
-    def _read(self, query, statements, training, prefixes=None):
+    def _read(self, query, statements, training, prefixes=None, places=None):
         """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
             (state,) = self._bag(query, _with_nil(self.W[0]))
-            return self.dropout(state, training=training), self._read_statements(statements, training)
+            return self.dropout(state, training=training), self._read_statements(statements, training, places)
         if prefixes is None:
             (question,) = self.question_reader(query, _with_nil(self.W))
-            features = self._read_statements(statements, training)
+            features = self._read_statements(statements, training, places)
         else:
             (readings,) = self.statement_reader.read_prefixes(*prefixes, _with_nil(self.W))
             question = readings[-ops.shape(query)[0] :]
@@ -648,12 +727,13 @@ class MemN2N_KV(keras.Model):
         question = self.dropout(question, training=training)
         return question @ ops.transpose(self.A if self.shared else self.A[0]), features
 
-    def _read_statements(self, statements, training):
+    def _read_statements(self, statements, training, places=None):
         """Readings of statements (U, J): a list of one or, if adjacent, H + 1 of (U, F)."""
         if self.bow and not self.shared:
-            readings = self._bag(statements, *map(_with_nil, self.W))
+            readings = self._bag(statements, *map(_with_nil, self.W), places=places)
             return [self.dropout(reading, training=training) for reading in readings]
-        (reading,) = self.statement_reader(statements, _with_nil(self.W_memory))
+        places = {"places": places} if self.bow else {}
+        (reading,) = self.statement_reader(statements, _with_nil(self.W_memory), **places)
         return self._features(reading, training)
 
     def _features(self, reading, training):
@@ -661,10 +741,10 @@ class MemN2N_KV(keras.Model):
         reading = self.dropout(reading, training=training)
         return [reading @ ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
 
-    def _bag(self, tokens, *tables):
+    def _bag(self, tokens, *tables, places=None):
         """Bags of words and entities (..., J), read with each table of word vectors: a list of (..., E)."""
         if self.entity_vectors is None:
-            return self.statement_reader(tokens, *tables)
+            return self.statement_reader(tokens, *tables, places=places)
         last = len(self.config["entities"])
         (entities,) = BowReader("none")(ops.where(tokens <= last, tokens, 0), self.entity_vectors)
         return [entities + words for words in self.statement_reader(ops.maximum(tokens - last, 0), *tables)]
@@ -690,7 +770,7 @@ class MemN2N_KV(keras.Model):
         return (state @ self.B) @ ops.transpose(_with_nil(self.W_memory))
 
     def _slots(self, inputs):
-        """Statements (U, J), those of values (None if values are the keys), their rows (B, M), and occupancy (B, M)."""
+        """Statements (U, J), those of values (None if values are the keys), their rows (N, L), and occupancy (N, L)."""
         if "statements" in inputs:
             key_slots = inputs["key_slots"]
             values, value_slots = inputs.get("value_statements"), inputs.get("value_slots")
@@ -737,13 +817,18 @@ class TwoReaders(keras.Model):
 
         Otherwise, logits are the logarithms of the mean probabilities, and the attention is the mean of both.
         """
-        options = {"training": training, "return_attention": True, "linear": linear}
-        answers = [network(inputs, **options) for network in self.networks]
-        logits, attention = (ops.stack(parts) for parts in zip(*answers, strict=True))
+        options = {"training": training, "linear": linear}
         if training:
-            return logits
+            return ops.stack([network(inputs, **options) for network in self.networks])
+        answers = [network(inputs, return_attention=True, **options) for network in self.networks]
+        logits, attention = (ops.stack(parts) for parts in zip(*answers, strict=True))
         logits = ops.logsumexp(ops.log_softmax(logits), axis=0) - np.log(len(self.networks))
         return (logits, ops.mean(attention, axis=0)) if return_attention else logits
+
+
+def _dense(table):
+    """The table, with a dense gradient: TensorFlow passes a sparse one through a concatenation in as many pieces."""
+    return ops.reshape(table, (-1, table.shape[-1]))
 
 
 def _with_nil(weights):

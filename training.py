@@ -1,5 +1,6 @@
 """Trains a network: loss, clipping, noise, learning-rate schedule, linear start, the loop, accuracy."""
 
+import ctypes
 import functools
 import os
 import random
@@ -40,6 +41,10 @@ def set_up_devices(threads=None, allow_soft_placement=True, log_device_placement
     Returns:
         A line that names the devices in use.
     """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
+    if mallopt:  # keep freed memory: otherwise each step gets its memory from the system anew, page by page
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that glibc takes
+        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.set_soft_device_placement(allow_soft_placement)
@@ -119,8 +124,8 @@ class Trainer(keras.Model):
         self.vector = self.add_weight(name="vector", shape=(sum(self.sizes),), initializer="zeros")
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
         self.loss_tracker = keras.metrics.Mean(name="loss")
-        words, slots = (None, network.config["sentence_size"]), (None, network.config["memory_size"])
-        shapes = {"statements": words, "key_slots": slots, "occupied_slots": (None,), "query": words}
+        words, slots = (None, network.config["sentence_size"]), (None, data_utils.ROW_SIZE)
+        shapes = {"statements": words, "key_slots": slots, "occupied_rows": (None,), "query": words}
         if network.config["entities"] is not None:  # whose bags have no fixed size
             bags = (None, None)
             shapes |= {"statements": bags, "query": bags, "value_statements": bags, "value_slots": slots}
@@ -155,7 +160,8 @@ class Trainer(keras.Model):
             answer = tf.broadcast_to(answer, tf.shape(logits)[:-1])  # `TwoReaders` has two rows of logits
             cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(answer, logits)
             loss = tf.reduce_sum(cross_entropy * weight)
-            loss += self.l2_lambda / 2 * tf.reduce_sum(tf.square(self.vector.value))
+            if self.l2_lambda:
+                loss += self.l2_lambda / 2 * tf.reduce_sum(tf.square(self.vector.value))
         for variable, value in zip(self.network.non_trainable_variables, updates, strict=True):
             variable.assign(value)
         return loss, tape.gradient(loss, self.vector.value)
@@ -350,14 +356,15 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
-        room=room_of_batches(corpus.training, batch_size, prefixes=prefixes) if jit_compile else None,
+        room=room_of_batches(corpus.training, batch_size, time_noise=flags.time_noise, prefixes=prefixes)
+        if jit_compile
+        else None,
         gradient_noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
         time_noise=flags.time_noise,
         word_dropout=flags.word_dropout,
         state_dropout=flags.state_dropout,
         state_shape=network.state_shape,
         dropout_from=flags.linear_start,
-        occupied_only=flags.mask_padding,
         prefixes=prefixes,
     )
     trainer.fit(

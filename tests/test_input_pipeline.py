@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers import make_network, numbered_examples, padded_batch
 
+import data_utils
 import memn2n_kv
 import training
 from input_pipeline import STREAMS, Room, batches, insert_empty_slots, stream_key
@@ -57,20 +58,25 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("reader", memn2n_kv.CHOICES["reader"])
 @pytest.mark.parametrize("mask_padding", [True, False], ids=["masked", "every slot"])
-@pytest.mark.parametrize("room", [None, Room(60, 30), Room(1, 1)], ids=["no room", "ample room", "too little room"])
-def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room):
+@pytest.mark.parametrize(
+    "room", [None, Room(60, 200, 24), Room(1, 1, 1)], ids=["no room", "ample room", "too little room"]
+)
+def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room, monkeypatch):
     """However statements are padded to a number, and however the last batch is filled up."""
+    monkeypatch.setattr(data_utils, "ROW_SIZE", 2)  # so that memories have several rows
     examples = numbered_examples(23)
     network = make_network(reader, mask_padding=mask_padding)
     trainer = training.Trainer(network, l2_lambda=0.1)
-    stream = iter(batches(examples, 5, seed=1, room=room, occupied_only=mask_padding))
+    stream = iter(batches(examples, 5, seed=1, room=room))
     for step in range(5):
         inputs, answer, weight = next(stream)
         real = np.asarray(weight) == 1
         assert (len(real), real.sum()) == (5, 3 if step == 4 else 5)
         if room is not None:
             assert len(inputs["statements"]) == (60 if room.statements == 60 else 5 * 6 + 1)
-            assert not mask_padding or len(inputs["occupied_slots"]) == 30
+            assert len(inputs["word_places"]) == (200 if room.words == 200 else len(inputs["statements"]) * 3)
+            assert len(inputs["occupied_rows"]) == len(inputs["key_slots"])
+            assert len(inputs["key_slots"]) in ([24] if room.rows == 24 else [1, 5 * 3])  # 1 row may fit
         expected = padded_batch(examples, np.asarray(answer)[real])
         np.testing.assert_allclose(np.asarray(network(inputs))[real], network(expected[0]), rtol=1e-4, atol=1e-6)
         loss, gradient = trainer.loss_and_gradient(inputs, answer, weight)
@@ -79,13 +85,13 @@ def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room):
         np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("room", [None, Room(60, 30, (20, 20, 20)), Room(1, 1, (1, 1, 1))])
+@pytest.mark.parametrize("room", [None, Room(60, 200, 24, (20, 20, 20)), Room(1, 1, 1, (1, 1, 1))])
 def test_a_gru_reads_each_prefix_once(room):
     examples = numbered_examples(23, words=4)  # few words, so many statements begin alike
     examples.statements[::3, 2] = examples.statements[::5, 1:] = examples.query[::2, 2] = 0
     network = make_network("simple_gru", tying="adjacent", mask_padding=True)
     trainer = training.Trainer(network)
-    arguments = dict(seed=1, room=room, occupied_only=True, time_noise=0.2)
+    arguments = dict(seed=1, room=room, time_noise=0.2)
     for with_prefixes, without, _ in zip(
         batches(examples, 5, prefixes=True, **arguments), batches(examples, 5, **arguments), range(5), strict=False
     ):

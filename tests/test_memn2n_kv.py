@@ -63,6 +63,16 @@ def compact(inputs):
     return {"statements": statements, **slots, "query": inputs["query"]}
 
 
+def rows_of(key_slots, size=2, spare=3):
+    """The occupied rows of some slots, and spare empty ones, as `MemoryRows` has them."""
+    rows = np.pad(key_slots, [(0, 0), (0, -key_slots.shape[1] % size)]).reshape(-1, size)
+    occupied = np.flatnonzero(rows.any(axis=1)).astype(np.int32)
+    return {
+        "key_slots": np.pad(rows[occupied], [(0, spare), (0, 0)]),
+        "occupied_rows": np.append(occupied, [len(rows) - 1] * spare).astype(np.int32),
+    }
+
+
 def answer(network, inputs):
     """Logits and attention as arrays."""
     return [np.asarray(tensor) for tensor in network(inputs, return_attention=True)]
@@ -515,25 +525,21 @@ def test_adjacent_tying_gates_and_linear_start_are_the_papers_equations(gates, l
                     np.testing.assert_allclose(computed, correct, rtol=1e-3, atol=1e-4)
 
 
-def hop_inputs(memory_size=M, occupied=None):
-    """(state, keys, slots, times, attention of the hop before) of random numbers, for two examples."""
+def hop_inputs(memory_size=M):
+    """(state, keys, times, attention of the hop before) of random numbers, for two examples."""
     random = np.random.default_rng(0)
-    shapes = (2, E), (2 * memory_size, E), (memory_size, E)
+    shapes = (2, E), (2, memory_size, E), (memory_size, E)
     state, keys, times = (random.normal(size=shape).astype(np.float32) for shape in shapes)
-    slots = np.arange(2 * memory_size)
-    if occupied is not None:
-        slots = np.flatnonzero(occupied)
-        keys = keys[slots]
-    return state, keys, slots, times, softmax(random.normal(size=(2, memory_size))).astype(np.float32)
+    return state, keys, times, softmax(random.normal(size=(2, memory_size))).astype(np.float32)
 
 
 @pytest.mark.parametrize(("linear_attention", "least", "slots"), [("mean", 1, 1), ("capped", 10, 10)])
 def test_the_linear_start_counts_the_slots_that_may_be_attended(linear_attention, least, slots):
     occupied = np.arange(25) < [[20], [0]]  # the second memory is empty
-    state, keys, rows, times, before = hop_inputs(25)
+    state, keys, times, before = hop_inputs(25)
     hop = memn2n_kv.KeyValueHop(E, projected=False, linear_attention=linear_attention)
-    scores = np.einsum("bme,be->bm", keys.reshape(2, 25, E) + times, state)
-    inputs = state, keys, keys, rows, before, times, times
+    scores = np.einsum("bme,be->bm", keys + times, state)
+    inputs = state, keys, keys, before, times, times
     np.testing.assert_allclose(hop(*inputs, linear=True)[1], scores / (25 / slots), rtol=1e-4)
     _, attention = hop(*inputs, occupied=occupied, linear=True)
     np.testing.assert_allclose(attention, np.where(occupied, scores / (20 / slots), 0), rtol=1e-4)
@@ -541,9 +547,9 @@ def test_the_linear_start_counts_the_slots_that_may_be_attended(linear_attention
 
 @pytest.mark.parametrize("heads", [memn2n_kv.SOFTMAX, memn2n_kv.FIRST_WALK, memn2n_kv.WALK])
 def test_a_share_of_the_linear_attention_mixes_what_is_read(heads):
-    state, keys, slots, times, before = hop_inputs()
+    state, keys, times, before = hop_inputs()
     hop = memn2n_kv.KeyValueHop(E, projected=False, heads=heads)
-    inputs = state, keys, keys, slots, before
+    inputs = state, keys, keys, before
     for both_times in ((times, times), (None, None)):  # a hop without times has no linear attention
         read = [hop(*inputs, *both_times, linear=linear)[0] - state for linear in (False, np.float32(0.3))]
         linear = hop(*inputs, times, times, linear=True)[0] - state if both_times[0] is not None else 0
@@ -641,10 +647,10 @@ def attention_of_head(head, matches, before, memory_size=9):
     hop.c.assign([40.0 * (name == head) for name in heads])
     hop.b.assign(-20.0)
     state = np.eye(1, E, dtype=np.float32)  # a key of 40 in its direction matches
-    keys = np.zeros((memory_size, E), np.float32)
-    keys[matches, 0] = 40
+    keys = np.zeros((1, memory_size, E), np.float32)
+    keys[0, matches, 0] = 40
     place = np.eye(memory_size, dtype=np.float32)[[before]]
-    return np.asarray(hop(state, keys, keys, np.arange(memory_size), place)[1][0])
+    return np.asarray(hop(state, keys, keys, place)[1][0])
 
 
 @pytest.mark.parametrize(
@@ -693,11 +699,11 @@ def test_networks_that_walk_answer_alike_in_every_form_and_after_loading(options
     assert attention.shape == (8, H + options.get("inner_hops", 0), M)
     assert attention.min() >= 0 and attention.sum(axis=-1).max() < 1 + 1e-4
     short = compact(inputs)
-    occupied = np.append(np.flatnonzero(short["key_slots"]), [short["key_slots"].size] * 3).astype(np.int32)
+    in_rows = short | rows_of(short["key_slots"])
     path = tmp_path / "model.keras"
     network.save(path)
     by_keras, by_ask = keras.saving.load_model(path), ask.load_network(path)
-    for loaded, form in (by_keras, inputs), (by_ask, short), (by_ask, {**short, "occupied_slots": occupied}):
+    for loaded, form in (by_keras, inputs), (by_ask, short), (by_ask, in_rows):
         for one, other in zip(answer(loaded, form), (logits, attention), strict=True):
             assert_same(one, other)
     if mask_padding:
