@@ -19,8 +19,6 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 import checkpoint
 import cluster
 import corpus as story_source
@@ -79,10 +77,6 @@ class Outcome(NamedTuple):
     def merit(self):
         """What restarts are chosen by: validation accuracy (`scores.overall`), then validation cross-entropy."""
         return scores.overall(self.rows, 3), -self.validation_loss
-
-    def test_error(self):
-        """Test error (`scores.overall`), in percent."""
-        return 100 * (1 - scores.overall(self.rows, 1))
 
 
 def describe(tasks):
@@ -524,8 +518,10 @@ def train_all(the_run, flags, corpora, source, submit):
         print("scores of the models that validation chose:")
     print(scores.summary([row for outcome in chosen for row in outcome.rows]))
     if flags.restarts > 1:
-        by_seed = [outcomes[i :: flags.restarts] for i in range(flags.restarts)]
-        print(scores.restarts_summary([np.mean([outcome.test_error() for outcome in seed]) for seed in by_seed]))
+        accuracies = [scores.overall(outcome.rows, 1) for outcome in outcomes]
+        print(
+            scores.restarts_summary([scores.mean_error(accuracies[i :: flags.restarts]) for i in range(flags.restarts)])
+        )
     print(f"scores in {score_file}; models, histories and flags in {the_run.folder}")
     if flags.simulated:
         say_simulated(flags.data_dir, source)

@@ -1,6 +1,7 @@
 """Experiments from end to end: what both commands accept, train, print and write."""
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -401,8 +402,15 @@ RECIPE = (
 )
 
 
-def test_restarts_are_chosen_by_validation(small, capfd):
-    run(single, small, RECIPE, "--task_id 1,2 --restarts 2 --workers 1")
+def test_restarts_are_chosen_by_validation(small, capfd, monkeypatch):
+    """In this process; that processes give the same bytes is tested above."""
+
+    def train(job):
+        outcome = experiment.train_model(job)
+        return SimpleNamespace(result=lambda: outcome, cancel=lambda: False, done=lambda: True)
+
+    monkeypatch.setattr(experiment, "executor", lambda *_: contextlib.nullcontext(train))
+    run(single, small, RECIPE, "--hops 2 --task_id 1,2 --restarts 2")
     out = capfd.readouterr().out
     assert "scores of the models that validation chose:" in out and "mean test error of 2 seeds" in out
     assert "task 2, seed 6: epoch 3/3" in out
@@ -418,7 +426,7 @@ def test_restarts_are_chosen_by_validation(small, capfd):
             copy, original = (folder / kind.format(f"_task{task}{suffix}") for suffix in ("", f"_seed{seed}"))
             assert copy.read_bytes() == original.read_bytes()
     # The other models of a run make no difference.
-    run(single, small, RECIPE, "--task_id 2 --log_dir alone")
+    run(single, small, RECIPE, "--hops 2 --task_id 2 --log_dir alone")
     alone = history(run_folder("alone") / "history_task2.csv")
     assert alone == history(folder / "history_task2_seed5.csv") and not temporary_files()
 

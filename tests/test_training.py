@@ -25,7 +25,7 @@ def corpus(small_corpus):
 
 def small_flags(text=""):
     """Flags of a training that takes a moment."""
-    sizes = "--embedding_size 8 --feature_size 9 --batch_size 4 --epochs 3 --evaluation_interval 2"
+    sizes = "--embedding_size 8 --feature_size 9 --hops 2 --batch_size 4 --epochs 3 --evaluation_interval 2"
     return joint.flag_parser().parse_args(f"{sizes} {text}".split())
 
 
