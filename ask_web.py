@@ -23,6 +23,7 @@ import data_utils
 from flags import HERE, TASK_NAMES, InputError
 
 LONGEST_BODY = 200_000  # bytes of a story and its question
+IDLE_SECONDS = 10  # after which a connection without a complete request is closed
 EXAMPLES = 5  # stories of each task to pick from
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -96,11 +97,16 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
 
     @app.post("/answer")
     def answer():
+        # Without asking, other sites can send a form, or JSON labelled as plain text, but not JSON labelled as JSON.
+        if flask.request.mimetype != "application/json":
+            return {"error": "Expected a request in JSON (Content-Type: application/json)."}, 415
         try:
-            # None if it is not labelled as JSON. Without asking, other sites can send a form, or JSON labelled as text.
             body = flask.request.get_json(silent=True)
+        except RecursionError:  # deeply nested JSON
+            body = None
+        try:
             (answer,) = answerer.answer([_story_and_question(body)], top)
-        except (InputError, RecursionError) as error:  # the latter from deeply nested JSON
+        except InputError as error:
             return {"error": str(error)}, 400
         return answer.as_dict()
 
@@ -119,7 +125,7 @@ def _story_and_question(body):
     """(statements, question) of a request's body, or InputError."""
     story, question = (body.get(name) if isinstance(body, dict) else None for name in ("story", "question"))
     if not isinstance(story, str) or not isinstance(question, str):
-        raise InputError('Expected JSON, an object with two texts, "story" and "question".')
+        raise InputError('Expected an object with two texts, "story" and "question".')
     if not question.strip():
         raise InputError("Expected a question, found none.")
     return [line for line in story.splitlines() if line.strip()], question
@@ -127,8 +133,15 @@ def _story_and_question(body):
 
 def create_server(app, host, port):
     """A waitress server for an application; InputError if nothing can listen at this address."""
+    limits = dict(
+        max_request_body_size=10 * LONGEST_BODY,  # beyond LONGEST_BODY, the application says what is wrong
+        connection_limit=500,  # more have to wait
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=1,
+        asyncore_use_poll=True,
+    )
     try:
-        return waitress.create_server(app, host=host, port=port, ident=None, threads=2)
+        return waitress.create_server(app, host=host, port=port, ident=None, threads=2, **limits)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error
