@@ -54,13 +54,21 @@ UNUSED = "unused"  # recorded for a flag that has no effect beside the others
 
 @contextlib.contextmanager
 def quiet_import():
-    """Hides what TensorFlow prints at its import: without a GPU, warnings that no setting hides."""
+    """Imports TensorFlow without what it prints and without what is not used here.
+
+    Without a GPU, TensorFlow prints warnings that no setting hides. Keras would also import scikit-learn and pandas
+    where they are installed, which takes a quarter of the time.
+    """
+    unused = [name for name in ("sklearn", "pandas") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(unused))  # None: an import fails
     stderr = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
+        for name in unused:
+            del sys.modules[name]
         os.dup2(stderr, 2)
         os.close(stderr)
 

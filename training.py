@@ -365,6 +365,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         state_dropout=flags.state_dropout,
         state_shape=network.state_shape,
         dropout_from=flags.linear_start,
+        occupied_only=flags.mask_padding or jit_compile,
         prefixes=prefixes,
     )
     trainer.fit(

@@ -67,7 +67,7 @@ def test_batches_are_equivalent_to_padded_examples(reader, mask_padding, room, m
     examples = numbered_examples(23)
     network = make_network(reader, mask_padding=mask_padding)
     trainer = training.Trainer(network, l2_lambda=0.1)
-    stream = iter(batches(examples, 5, seed=1, room=room))
+    stream = iter(batches(examples, 5, seed=1, room=room, occupied_only=True))
     for step in range(5):
         inputs, answer, weight = next(stream)
         real = np.asarray(weight) == 1
@@ -91,7 +91,7 @@ def test_a_gru_reads_each_prefix_once(room):
     examples.statements[::3, 2] = examples.statements[::5, 1:] = examples.query[::2, 2] = 0
     network = make_network("simple_gru", tying="adjacent", mask_padding=True)
     trainer = training.Trainer(network)
-    arguments = dict(seed=1, room=room, time_noise=0.2)
+    arguments = dict(seed=1, room=room, time_noise=0.2, occupied_only=True)
     for with_prefixes, without, _ in zip(
         batches(examples, 5, prefixes=True, **arguments), batches(examples, 5, **arguments), range(5), strict=False
     ):
