@@ -275,14 +275,17 @@ def prediction_rows(queries, predictions):
 def confusion(queries, predictions):
     """How often each answer was predicted for each right answer, by task: a `pandas.DataFrame` of counts."""
     import pandas
+    from sklearn.metrics import confusion_matrix
 
-    table = {
-        "task": [query.task for query in queries],
-        "answer": [query.answers[0] for query in queries],
-        "prediction": [predictions.words[i] for i in predictions.ensemble],
-    }
-    table = pandas.DataFrame(table)
-    return pandas.crosstab([table["task"], table["answer"]], table["prediction"])
+    pairs = {}
+    for query, label in zip(queries, predictions.ensemble, strict=True):
+        pairs.setdefault(query.task, []).append((query.answers[0], predictions.words[label]))
+    tables = {}
+    for task, both in pairs.items():
+        words = sorted(set().union(*both))
+        counts = pandas.DataFrame(confusion_matrix(*zip(*both, strict=True), labels=words), words, words)
+        tables[task] = counts.loc[counts.any(axis=1), counts.any()]
+    return pandas.concat(tables, names=["task", "answer"]).rename_axis(columns="prediction").fillna(0).astype(int)
 
 
 # --- the terminal ---------------------------------------------------------------------------------------
