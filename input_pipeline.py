@@ -1,4 +1,4 @@
-"""The input pipeline: examples -> shuffled batches in which each distinct statement stands once, with time noise.
+"""The input pipeline: examples -> shuffled batches in which each distinct statement stands once; time noise, dropout.
 
 Letters in comments on shapes: B examples of a batch, M memory slots, N rows of L slots, U distinct statements, J words
 of a sentence.

@@ -1,4 +1,4 @@
-"""Trains a network: loss, clipping, noise, learning-rate schedule, linear start, the loop, accuracy."""
+"""Trains a network: loss, clipping, learning-rate schedule, linear start, the loop, accuracy."""
 
 import ctypes
 import functools
