@@ -1,4 +1,4 @@
-"""Key-Value Memory Network (Miller et al., 2016, arXiv:1606.03126): readers, attention, hops, answer.
+"""Key-Value Memory Network (Miller et al., 2016): position encoding, readers, attention over slots, hops, answer.
 
 The file reads from leaf to root: position encoding, the two readers, the walk, one hop, the network. Letters in
 comments on shapes: B examples, M memory slots, N rows of L slots, U distinct statements, J words of a sentence, V words
