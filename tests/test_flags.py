@@ -292,8 +292,13 @@ def test_the_status_is_what_main_returns(tmp_path):
 BUSY = "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # like TensorFlow, runs no signal handlers
 
 
+# What a module in C makes of KeyboardInterrupt while it is imported.
+WAITING = "import time\ntime.sleep(60)"
+WRAPPED = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemError('error set')"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("work", [BUSY, "import time\ntime.sleep(60)"], ids=["computing", "waiting"])
+@pytest.mark.parametrize("work", [BUSY, WAITING, WRAPPED], ids=["computing", "waiting", "importing"])
 def test_a_signal_ends_a_command_within_two_seconds(work, number, tmp_path):
     process = start(tmp_path, f"flags.say_when_stopped('stopped; go on.')\nprint('begun', flush=True)\n{work}")
     assert process.stdout.readline() == "begun\n"
