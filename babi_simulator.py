@@ -736,10 +736,10 @@ def stories(task_id, questions, seed=0, split="train"):
         The lines of a story, without line ends, as in the published files.
 
     Raises:
-        ValueError: there is no such task or split.
+        ValueError: the task or the split is unknown.
     """
     if task_id not in TASKS or split not in SPLITS:
-        raise ValueError(f"There is no task {task_id} or no split {split!r}.")
+        raise ValueError(f"unknown task or split: {task_id}, {split!r}; expected 1 to 20, and train or test")
     # An integer, as Python does not promise that a seed of another type always gives the same sequence.
     key = hashlib.sha256(f"babi {seed} {task_id} {split}".encode()).digest()
     dice = Dice(int.from_bytes(key, "big"))

@@ -131,7 +131,7 @@ def read_record(folder):
         if record["format"] == FORMAT:
             return record
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: holds no run: there is no file {RECORD} in it.") from error
+        raise InputError(f"{folder}: is not the folder of a run: {RECORD} is missing.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: is damaged or not readable; the run cannot be continued.") from error
     raise InputError(f"{path}: is of another version of this program; the run cannot be continued.")

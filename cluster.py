@@ -59,7 +59,7 @@ def _connect(address):
 def executor(address, workers, train, quiet=False):
     """The executor of a Dask cluster; see `experiment.executor`.
 
-    The death of a worker is no error: Dask gives its model to another one, which continues from the saved state.
+    If a worker dies, Dask moves its model to another worker, which continues from the saved state.
 
     Args:
         address: of the scheduler, or `LOCAL` for a cluster that ends with the block.

@@ -119,10 +119,10 @@ def run_command(main):
             problem = f"standard output: {error.strerror}; {_stop_message[0]}"
     except KeyboardInterrupt:
         threading.Event().wait()  # for the thread that ends the process
-    except Exception:
-        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # see `interrupt`
+    except ImportError as error:
+        if not isinstance(error.__cause__, KeyboardInterrupt):  # which stopped the import of a C extension
             raise
-        threading.Event().wait()  # a module of TensorFlow in C has made another error of KeyboardInterrupt
+        threading.Event().wait()
     if problem:
         print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr)
         sys.exit(2)

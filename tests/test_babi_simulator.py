@@ -121,7 +121,7 @@ def test_no_story_stands_in_both_splits(task_id):
 
 @pytest.mark.parametrize("arguments", [(0, 10), (21, 10), ("1", 10), (1, 10, 0, "valid")])
 def test_stories_that_do_not_exist(arguments):
-    with pytest.raises(ValueError, match="There is no"):
+    with pytest.raises(ValueError, match="unknown task or split"):
         next(stories(*arguments))
 
 

@@ -287,7 +287,7 @@ def test_which_run_is_continued(small, capsys):
     assert "holds no run of single.py with these flags" in refusal(small, "--resume --learning_rate 0.5")
     assert f"{other}: this run has --hops 2, not 3; leave --hops out" in refusal(f"--resume {other} --hops 3")
     assert f"{other}: is a run of single.py" in refusal(f"--resume {other}", script=joint)
-    assert "logs: holds no run: there is no file run.json" in refusal("--resume logs")
+    assert "logs: is not the folder of a run: run.json is missing" in refusal("--resume logs")
     before = Path("scores.csv").read_bytes()
     run(single, f"--resume {first} --hops 1 --random_state 7")
     assert "this run is finished" in capsys.readouterr().out

@@ -242,7 +242,7 @@ def test_an_empty_list(capsys):
 def test_what_cannot_be_compared_is_refused_in_a_sentence(monkeypatch):
     two = two_runs()
     assert "change --log_dir" in refusal(compare, "--log_dir none")
-    assert "none: holds no run" in refusal(compare, f"{two} none")
+    assert "none: is not the folder of a run" in refusal(compare, f"{two} none")
     assert "change --picture" in refusal(compare, f"{two} --picture a.jpg")
     edit("logs/joint_1", lambda record: record.pop("digests"))
     assert refusal(compare, two) == "logs/joint_1/run.json: is damaged."

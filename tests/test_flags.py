@@ -292,9 +292,9 @@ def test_the_status_is_what_main_returns(tmp_path):
 BUSY = "import hashlib\nhashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # like TensorFlow, runs no signal handlers
 
 
-# What a module in C makes of KeyboardInterrupt while it is imported.
+# As Python does when a signal stops the import of a C extension.
 WAITING = "import time\ntime.sleep(60)"
-WRAPPED = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemError('error set')"
+WRAPPED = "import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt as error:\n    raise ImportError from error"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
