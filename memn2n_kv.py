@@ -342,8 +342,8 @@ def walk(match, start, first=0.0, longest=None):
 
     With z the match and q the start, the mass that reaches slot m is `mass_m = (1 - z_{m-1}) mass_{m-1} + q_m`, and
     `p_m = z_m mass_m` of it stops there. The recurrence is solved by doubling (Hillis & Steele, 1986): after round r,
-    the mass at each slot includes what comes from the 2^r - 1 slots before it. The gradient is the same recurrence in the
-    opposite direction; derived automatically, it takes three times as many operations.
+    the mass at each slot includes what comes from the 2^r - 1 slots before it. The gradient is the same recurrence in
+    the opposite direction; derived automatically, it takes three times as many operations.
 
     Args:
         match: (..., S), the probability in 0..1 of stopping at each slot.
