@@ -33,7 +33,7 @@ def stream_key(seed, stream):
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-ROOMS = (2, 4, 10)  # standard deviations above the mean; each more is another compilation
+ROOMS = (2.5, 8)  # standard deviations above the mean; each more is another compilation, 15 s for two readers
 
 
 class Room(NamedTuple):
@@ -46,7 +46,7 @@ class Room(NamedTuple):
 
 
 def rooms_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=False):
-    """A small room, which most shuffled batches fit, a larger one for most others and one for the rare rest.
+    """A small room, into which nine of ten shuffled batches fit, and a large one for the rest.
 
     One room for all would be nearly twice as large as the mean batch, and a step takes its time in proportion.
 
