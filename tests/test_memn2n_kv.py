@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import ask
 import joint
@@ -627,6 +628,25 @@ def test_a_walk_is_the_documented_recurrence_and_conserves_mass(memory_size):
         expected, rest = walk_by_loop(match[index], start[index])
         np.testing.assert_allclose(stops[index], expected, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(stops[index].sum() + rest, start[index].sum(), rtol=1e-4)
+
+
+def test_the_gradient_of_a_walk_is_that_of_the_recurrence():
+    random = np.random.default_rng(0)
+    match, start, weights = (tf.constant(random.uniform(size=(2, 9)), tf.float32) for _ in range(3))
+    first = tf.constant(np.eye(9)[0] + np.eye(9)[4], tf.float32)  # two memories, of 4 and 5 slots
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([match, start])
+        mass, stops = 0.0, []
+        for m in range(9):
+            mass = mass * (1 - match[:, m - 1]) * (1 - first[m]) + start[:, m] if m else start[:, 0]
+            stops.append(match[:, m] * mass)
+        expected = tf.reduce_sum(weights * tf.stack(stops, axis=1))
+        actual = tf.reduce_sum(weights * memn2n_kv.walk(match, start, first, longest=5))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    for variable in (match, start):
+        np.testing.assert_allclose(
+            tape.gradient(actual, variable), tape.gradient(expected, variable), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_empty_slots_change_nothing_in_a_walk():
