@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number,
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
 LARGEST_FILE = 1_000_000_000  # bytes of a model file, unpacked
-# Sizes that a file may ask for, at most; the weights for them must be in the file, too.
+# Sizes that a file may ask for, at most.
 LARGEST = {"sentence_size": 10_000, "memory_size": 10_000, "embedding_size": 2_000, "feature_size": 2_000}
 LARGEST |= {"hops": 100, "inner_hops": 100}
 BATCH_SIZE = 500
@@ -46,7 +45,7 @@ def load_network(path):
 
     A `.keras` file names Python modules and classes, and how far Keras goes in importing them depends on its version
     (before 3.9, any module: CVE-2025-1550). Here the file gives plain values to the one class that is expected. Keras
-    reads nothing but the weights, after a check that all of them are in the file.
+    reads nothing but the weights.
 
     Raises:
         InputError: the file is missing, damaged or not of such a model.
@@ -59,7 +58,7 @@ def load_network(path):
     try:
         if not str(path).endswith(".keras"):
             raise _Unusable("a file of another name")
-        return _build(*_read_archive(content), path)
+        return _build(_read_config(content), path)
     except _Unusable as reason:
         raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
     except Exception as error:  # zip, its compressors, JSON, HDF5 and Keras raise errors of many types
@@ -67,37 +66,18 @@ def load_network(path):
         raise InputError(f"{path}: {EXPECTED}, found {found}.") from error
 
 
-def _read_archive(file):
-    """(arguments of `MemN2N_KV`, how many bytes of weights are stored) of an open model file."""
+def _read_config(file):
+    """The arguments of the network's class, a dict, in an open model file whose checksums are right."""
     archive = zipfile.ZipFile(file)
     if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
         raise _Unusable("a file that is larger than any such model")
-    saved = json.loads(archive.read("config.json"))  # `read` verifies checksums
+    saved = json.loads(archive.read("config.json"))
     kind = "TwoReaders" if saved["config"]["reader"] == "both" else "MemN2N_KV"
     if saved["registered_name"] != f"memn2n_kv>{kind}":
         raise _Unusable("a model of another kind")
+    archive.read("model.weights.h5")  # verifies its checksum
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
-    config = {name: value for name, value in saved["config"].items() if name not in ("name", "trainable", "dtype")}
-    return config, _stored_bytes(archive.read("model.weights.h5"))
-
-
-def _stored_bytes(weights):
-    """The size of all tables in an HDF5 file, which must be stored in the file itself, as Keras does it.
-
-    HDF5 can also link to other files, read a table from any file or device, or claim a table that is nowhere.
-    """
-    import h5py  # late, because it takes a moment
-
-    links = {}
-    with h5py.File(io.BytesIO(weights)) as file:
-        file.visititems_links(links.__setitem__)
-        is_whole = all(isinstance(link, h5py.HardLink) for link in links.values())
-        tables = [file[name] for name in links if is_whole and isinstance(file[name], h5py.Dataset)]
-        size = sum(table.nbytes for table in tables)
-        is_whole = is_whole and all(table.id.get_offset() for table in tables)  # Keras compresses nothing
-    if not is_whole or size > len(weights):
-        raise _Unusable("weights that are not in the file")
-    return size
+    return {name: value for name, value in saved["config"].items() if name not in ("name", "trainable", "dtype")}
 
 
 def _check_config(config):
@@ -118,25 +98,15 @@ def _check_config(config):
             raise _Unusable(f"a configuration in which {name} has another value than such a model can have")
 
 
-def _build(config, weight_bytes, path):
+def _build(config, path):
     """Makes the network of a configuration and loads its weights."""
     _check_config(config)
     import training  # late, because it imports TensorFlow (quietly), which takes longer than all other checks
 
-    network_class = training.TwoReaders if config["reader"] == "both" else training.MemN2N_KV
     unknown = config.keys() - (inspect.signature(training.MemN2N_KV).parameters.keys() - {"kwargs"})
     if unknown:
         raise _Unusable(f"a configuration with {min(unknown)[:40]!r}, which this version does not know")
-
-    def count_parameters():
-        with training.keras.StatelessScope(initialize_variables=False):  # variables have shapes but no values
-            return network_class(**config).count_params()
-
-    with ThreadPoolExecutor(1) as thread:  # Keras remembers variables without values, for each thread
-        parameters = thread.submit(count_parameters).result()
-    if 4 * parameters > weight_bytes:
-        raise _Unusable(f"fewer weights than the {parameters:,} of its configuration")
-    network = network_class(**config)
+    network = (training.TwoReaders if config["reader"] == "both" else training.MemN2N_KV)(**config)
     network.load_weights(path)
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise _Unusable("weights that are not finite numbers")
