@@ -774,13 +774,11 @@ def write_files(output_dir, task_ids, train, test, seed):
     existing = [path for path in plan if os.path.lexists(path)]
     if existing:
         raise InputError(f"{existing[0]} exists already and is not overwritten; remove it or name another folder.")
-    try:
+    with files.saving(output_dir):
         os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written: {error.strerror}; name another folder.") from error
     tasks = f"task{'s' if len(task_ids) > 1 else ''} {', '.join(map(str, task_ids))}"
     note = f"Not the published stories: babi_simulator.py made {tasks} with seed {seed}.\n"
-    files.append(os.path.join(output_dir, MARKER), lambda last_byte: note.encode())
+    files.append(os.path.join(output_dir, MARKER), note.encode())
     for path, content in plan.items():
         with files.replacing(path) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as file:
             for lines in stories(*content):

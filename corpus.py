@@ -97,14 +97,8 @@ def _find(data_dir, name, folder, sources, parts, simulated, simulate):
 
 
 def is_simulated(folder):
-    """Whether a folder, or one around it up to the published tree, has the marker of simulated files."""
-    folder = Path(os.path.realpath(folder))
-    for parent in (folder, *folder.parents):
-        if os.path.exists(parent / babi_simulator.MARKER):
-            return True
-        if parent.name in (TREE, os.path.basename(FILMS)):
-            break
-    return False
+    """Whether a folder has the marker of simulated files."""
+    return os.path.exists(os.path.join(folder, babi_simulator.MARKER))
 
 
 def simulated_questions(task_id, questions, split="test"):

@@ -215,6 +215,21 @@ def path(text):
     return text
 
 
+def output_path(text):
+    """An argparse type: the name of a regular file that can be created or appended to; changes nothing."""
+    try:
+        os.close(os.open(path(text), os.O_RDWR | os.O_NONBLOCK))  # does not wait for the other end of a pipe
+        problem = None if os.path.isfile(text) else "it is not a regular file"
+    except FileNotFoundError:
+        parent = os.path.dirname(os.path.realpath(text))
+        problem = None if os.access(parent, os.W_OK) else f"the folder {parent} does not exist or is not writable"
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be written: {problem}")
+    return text
+
+
 def title(text):
     """An argparse type: a short text that can be printed in a line."""
     if not text.isprintable() or not 0 < len(text.strip()) <= 60:
@@ -417,9 +432,9 @@ def training_parser(description, films=False, **defaults):
     add = parser.add_argument_group("files").add_argument
     add("--name", type=title, help="what the run is called, in its record and its first line")
     default = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
-    add("--output_file", type=path, help=f"score file, appended to if it exists{default}")
+    add("--output_file", type=output_path, help=f"score file, appended to if it exists{default}")
     if "param_output_file" in defaults:
-        add("--param_output_file", type=path, help="file of NAME=value lines (default: logs/params_<unix time>.csv)")
+        add("--param_output_file", type=output_path, help="flags as used (default: logs/params_<unix time>.csv)")
     add("--log_dir", type=path, default="logs", help="folder in which each run makes a folder of its own")
     add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
     add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")

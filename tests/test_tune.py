@@ -135,7 +135,7 @@ def test_a_killed_trial_is_continued_and_none_is_lost(small, monkeypatch):
     (place / "flags").write_text(killed.recipe(trial))
 
     def kill(path, state):
-        save_state(path, state)
+        save_state(path, *state)
         raise KeyboardInterrupt
 
     save_state = checkpoint.save_state
