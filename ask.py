@@ -31,6 +31,7 @@ LARGEST = {"sentence_size": 10_000, "memory_size": 10_000, "embedding_size": 2_0
 LARGEST |= {"hops": 100, "inner_hops": 100}
 BATCH_SIZE = 500
 TOP = 4  # likeliest words to give
+SHADES = " ░▒▓█"  # from no attention to most
 QUESTION_WORDS = frozenset("who whom whose what which where when why how is are was were do does did".split())
 
 # --- a model file ---------------------------------------------------------------------------------------
@@ -282,11 +283,6 @@ def read_questions(path):
 
 def print_answer(answer):
     """Prints the answer, the next likeliest words, the memory with the attention of each hop, and remarks."""
-    shades = " ░▒▓█"
-    try:
-        shades.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        shades = " .:*#"
     (word, probability), *others = answer.top
     then = ", ".join(f"{plots.printable(word)} {p:.2f}" for word, p in others)
     print(f"{plots.printable(word)} {probability:.2f}" + (f"  (then {then})" if then else ""))
@@ -294,7 +290,7 @@ def print_answer(answer):
     rows = [*zip(answer.statements, answer.attention, strict=True), ("(empty slots)", answer.empty)]
     for statement, weights in rows:
         levels = [0 if weight < 0.05 else min(4, 1 + int(4 * weight)) for weight in weights]
-        cells = [f"{w:.2f} {2 * shades[level]}  " for w, level in zip(weights, levels, strict=True)]
+        cells = [f"{weight:.2f} {2 * SHADES[level]}  " for weight, level in zip(weights, levels, strict=True)]
         print("  " + "".join(cells) + plots.printable(statement))
     for remark in answer.remarks():
         print(plots.printable(remark))

@@ -69,13 +69,13 @@ class Run:
     def create(cls, log_dir, script):
         """Begins a run in a new folder `<log_dir>/<script>_<unix time>`; what is settled is still to be saved."""
         started = time.time_ns()
+        record = {"format": FORMAT, "script": script, "started": started}
+        record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
         for second in itertools.count(started // 10**9):  # the next one that no other run has taken
             folder = os.path.join(log_dir, f"{script}_{second}")
             with files.saving(folder), contextlib.suppress(FileExistsError):
                 os.makedirs(folder)
-                run = cls(folder, {"format": FORMAT, "script": script, "started": started})
-                run.forget_results()
-                return run
+                return cls(folder, record)
 
     def close(self):
         """Releases the lock."""
@@ -88,10 +88,6 @@ class Run:
     def save(self):
         """Writes the record."""
         files.write(self.path(RECORD), json.dumps(self.record, indent=1).encode())
-
-    def forget_results(self):
-        """Sets the part of the record that changes to that of a run that has only begun."""
-        self.record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
 
     def append_once(self, key, *addition):
         """Appends to a file, once in the life of the run, however often it is killed meanwhile.

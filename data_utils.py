@@ -197,12 +197,6 @@ def load_task(data_dir, task_id, only_supporting=False):
     return tuple(get_stories(path, only_supporting) for path in paths)
 
 
-def load_validation(data_dir, task_id, only_supporting=False):
-    """The questions of a task's own validation file (`qa<N>_..._valid.txt`), or None if it has none."""
-    path = task_file(data_dir, task_id, "valid")
-    return get_stories(path, only_supporting) if path else None
-
-
 def split_by_story(questions, random_state=None):
     """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
@@ -384,8 +378,9 @@ class Corpus(NamedTuple):
 def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=0.0, random_state=None):
     """Reads the tasks that share one model.
 
-    The vocabulary is that of the training questions that remain after the split; sentence and memory sizes are those of
-    training and validation. Nothing is taken from the test files.
+    A task without a file for validation (`qa<N>_..._valid.txt`) is split. The vocabulary is that of the training
+    questions that remain; sentence and memory sizes are those of training and validation. Nothing is taken from the
+    test files.
 
     Args:
         data_dir: a folder of bAbI files.
@@ -404,8 +399,10 @@ def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=
     splits, task_of = ([], [], []), ([], [], [])  # training, validation, testing: examples, and the task of each
     for task in tasks:
         training, testing = load_task(data_dir, task, only_supporting)
-        validation = load_validation(data_dir, task, only_supporting)
-        if validation is None:
+        validation_file = task_file(data_dir, task, "valid")
+        if validation_file:
+            validation = get_stories(validation_file, only_supporting)
+        else:
             try:
                 training, validation = split_by_story(training, random_state=random_state)
             except InputError as error:

@@ -451,21 +451,17 @@ def extend(the_run, epochs):
     Schedules and compiling stay as they were settled for the number with which the run began.
 
     Raises:
-        InputError: the state of a finished model is missing, or rows were being written when the run was stopped.
+        InputError: the state of a finished model is missing.
     """
     record = the_run.record
     for name in record["outcomes"]:
         path = the_run.path(f"state{name}.npz")
         if not os.path.exists(path):
             raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
-    if record["appending"].keys() - record["appended"]:
-        raise InputError(
-            f"{the_run.folder}: this run was stopped while it wrote its scores; continue it without --epochs first."
-        )
     record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
     for values in (record["asked"], record["flags"], record["params"]):
         values["epochs"] = epochs
-    the_run.forget_results()
+    record |= {"outcomes": {}, "finished": False}
 
 
 def train_all(the_run, flags, corpora, source, submit):
@@ -474,7 +470,8 @@ def train_all(the_run, flags, corpora, source, submit):
     lines = "".join(f"{name}={value}\n" for name, value in record["params"].items()).encode()
     files.write(the_run.path("params.csv"), lines)
     if record["params_file"]:
-        the_run.append_once("params", record["params_file"], lines + b"\n")  # an empty line before what may follow
+        key = f"params of {flags.epochs} epochs"
+        the_run.append_once(key, record["params_file"], lines + b"\n")  # an empty line before what may follow
     for corpus in corpora:
         print(
             f"{describe(corpus.tasks)}: {len(corpus.training)} training, {len(corpus.validation)} validation, "
@@ -553,8 +550,8 @@ def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
                 path = job.path(kind, extension)
                 with files.replacing(path.replace(f"_seed{job.seed}.", ".")) as temporary:
                     shutil.copyfile(path, temporary)
-    key, path = f"scores of {describe(jobs[0].corpus.tasks)}", the_run.record["score_file"]
-    the_run.append_once(key, path, scores.csv_bytes(rows, ()), scores.csv_bytes([]))
+    key = f"scores of {describe(jobs[0].corpus.tasks)} after {flags.epochs} epochs"
+    the_run.append_once(key, the_run.record["score_file"], scores.csv_bytes(rows, ()), scores.csv_bytes([]))
     earlier_rows += rows
     files.write(the_run.path("scores.csv"), scores.csv_bytes(earlier_rows))
     return chosen

@@ -168,19 +168,17 @@ def _watch_signals():
 # --- types of values --------------------------------------------------------------------------------------
 
 
-def number(kind, low, high=None, above=False):
+def number(kind, low, high=LARGEST_FLOAT, above=False):
     """An argparse type: an int or float of at least `low`, or above `low`, and at most `high`."""
-    expected = f"{'above' if above else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+    expected = f"number {'above' if above else 'at least'} {low} and at most {high}"
 
     def parse(text):
         value = kind(text)
-        if not abs(value) < LARGEST_FLOAT:
-            raise argparse.ArgumentTypeError(f"expected a number that float32 can hold, found {text!r}")
-        if not (value > low if above else value >= low) or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"expected a number {expected}, found {text!r}")
+        if not low <= value <= high or above and value == low:
+            raise argparse.ArgumentTypeError(f"expected a {expected}, found {text!r}")
         return value
 
-    parse.__name__ = f"number {expected}" if kind is float else f"whole number {expected}"  # argparse prints it
+    parse.__name__ = expected if kind is float else f"whole {expected}"  # argparse prints it
     return parse
 
 

@@ -114,12 +114,8 @@ def tasks(score_file, png, regime="joint"):
         keys.append(axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1, label="failed: error above 5 %"))
     for place, accuracy in zip(places, accuracies, strict=True):
         axes.annotate(f"{100 * accuracy:.1f}", (111, place), va="center", ha="right", color=BLUE, annotation_clip=False)
-    axes.set_yticks(places, [task if films else f"{TASK_NAMES[task]}  {task:>2}" for task in by_task])
-    axes.tick_params(axis="y", length=0)
-    axes.set(xlim=(0, 100), ylim=(len(by_task) - 0.4, -0.6))
     published_note = "" if films else " (published systems: 1,000 training questions per task)"
-    axes.set_xlabel(f"test accuracy in %{published_note}")
-    _use_plain_style(axes, "x")
+    _use_rows_of_tasks(axes, by_task, published_note)
     figure.legend(handles=keys, loc="lower center", ncols=4, frameon=False)
     error, failed = scores.mean_error(accuracies), scores.count_failed(accuracies)
     title = f"Mean error {error:.2f} %, failed tasks: {failed} of {len(by_task)}"
@@ -167,12 +163,8 @@ def comparison(path, runs, simulated=False):
         task_axes.errorbar(means, places, xerr=np.nan_to_num(deviations), **bars)
     curve_axes.set(xlabel="epoch", ylabel="validation accuracy in %", xlim=(0, None))
     curve_axes.xaxis.get_major_locator().set_params(integer=True)
-    films = scores.ALL in names
-    task_axes.set_yticks(range(len(names)), [task if films else f"{TASK_NAMES[task]}  {task:>2}" for task in names])
-    task_axes.tick_params(axis="y", length=0)
-    task_axes.set(xlim=(0, 100), ylim=(rows - 0.4, -0.6), xlabel="test accuracy in %")
-    for axes, grid in ((curve_axes, "both"), (task_axes, "x")):
-        _use_plain_style(axes, grid)
+    _use_plain_style(curve_axes, "both")
+    _use_rows_of_tasks(task_axes, names)
     figure.legend(handles=keys, loc="lower left", frameon=False)
     _add_title(figure, "Mean and standard deviation over seeds", simulated)
     _save(figure, path)
@@ -255,6 +247,15 @@ def _use_plain_style(axes, grid):
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
+
+
+def _use_rows_of_tasks(axes, tasks, note=""):
+    """Gives axes a row for each task (or type of questions), for test accuracies in percent."""
+    labels = [f"{TASK_NAMES[task]}  {task:>2}" if task in TASK_NAMES else task for task in tasks]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(0, 100), ylim=(max(len(labels), 1) - 0.4, -0.6), xlabel=f"test accuracy in %{note}")
+    _use_plain_style(axes, "x")
 
 
 def _add_title(figure, text, simulated):

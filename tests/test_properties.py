@@ -200,25 +200,23 @@ def test_text_is_read_as_its_examples(folder, examples_and_text):
 
 
 @cases
-@given(st.dictionaries(st.sampled_from(["train", "test", "valid"]), st.sampled_from(TEXTS) | changed_texts()))
+@given(st.dictionaries(st.sampled_from(["train", "test"]), st.sampled_from(TEXTS) | changed_texts()))
 def test_a_task_is_its_files_or_one_sentence(folder, contents):
-    task = {split: folder / f"qa3_{split}.txt" for split in ("train", "test", "valid")}
+    task = {split: folder / f"qa3_{split}.txt" for split in ("train", "test")}
     for split, path in task.items():
         path.unlink(missing_ok=True)
         if split in contents:
             path.write_bytes(contents[split])
     parsed = {split: parser_rules.parse(path)[0] for split, path in task.items()}
-    for splits, load in ((("train", "test"), data_utils.load_task), (("valid",), data_utils.load_validation)):
-        expected = tuple(parsed[split] for split in splits)
-        try:
-            examples = load(folder, 3)
-        except InputError as error:
-            missing = [folder for split in splits if split not in contents]
-            refused = [task[split] for split in splits if parsed[split] is None]
-            assert str(error).startswith(str((missing + refused)[0]))
-            assert len(str(error).splitlines()) == 1
-        else:
-            assert examples == (expected if len(splits) > 1 else expected[0])
+    try:
+        examples = data_utils.load_task(folder, 3)
+    except InputError as error:
+        missing = [folder for split in task if split not in contents]
+        refused = [path for split, path in task.items() if parsed[split] is None]
+        assert str(error).startswith(str((missing + refused)[0]))
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert examples == (parsed["train"], parsed["test"])
 
 
 # --- splits and tensors ---------------------------------------------------------------------------------
