@@ -9,7 +9,6 @@ From Python, `Answerer` loads a model once and answers any number of questions.
 
 import contextlib
 import inspect
-import io
 import itertools
 import json
 import os
@@ -25,13 +24,11 @@ from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number,
 
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
-LARGEST_FILE = 1_000_000_000  # bytes of a model file, unpacked
 # Sizes that a file may ask for, at most.
 LARGEST = {"sentence_size": 10_000, "memory_size": 10_000, "embedding_size": 2_000, "feature_size": 2_000}
 LARGEST |= {"hops": 100, "inner_hops": 100}
 BATCH_SIZE = 500
 TOP = 4  # likeliest words to give
-SHADES = " ░▒▓█"  # from no attention to most
 QUESTION_WORDS = frozenset("who whom whose what which where when why how is are was were do does did".split())
 
 # --- a model file ---------------------------------------------------------------------------------------
@@ -52,26 +49,21 @@ def load_network(path):
         InputError: the file is missing, damaged or not of such a model.
     """
     try:
-        with open(path, "rb") as file:
-            content = io.BytesIO(file.read(LARGEST_FILE))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
-    try:
         if not str(path).endswith(".keras"):
             raise _Unusable("a file of another name")
-        return _build(_read_config(content), path)
-    except _Unusable as reason:
-        raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
+        with zipfile.ZipFile(path) as archive:
+            config = _read_config(archive)
+        return _build(config, path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
     except Exception as error:  # zip, its compressors, JSON, HDF5 and Keras raise errors of many types
-        found = "a damaged file, or weights and a configuration that do not fit this version's network"
+        damaged = "a damaged file, or weights and a configuration that do not fit this version's network"
+        found = error if isinstance(error, _Unusable) else damaged
         raise InputError(f"{path}: {EXPECTED}, found {found}.") from error
 
 
-def _read_config(file):
-    """The arguments of the network's class, a dict, in an open model file whose checksums are right."""
-    archive = zipfile.ZipFile(file)
-    if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
-        raise _Unusable("a file that is larger than any such model")
+def _read_config(archive):
+    """The arguments of the network's class, a dict, in an open `ZipFile` whose checksums are right."""
     saved = json.loads(archive.read("config.json"))
     kind = "TwoReaders" if saved["config"]["reader"] == "both" else "MemN2N_KV"
     if saved["registered_name"] != f"memn2n_kv>{kind}":
@@ -83,14 +75,11 @@ def _read_config(file):
 
 def _check_config(config):
     """Raises `_Unusable` unless the sizes, the vocabulary and the tasks of a configuration make sense."""
-    sizes = {name: config.get(name, 0) for name in LARGEST}
     words, tasks, entities = config.get("vocabulary"), config.get("tasks") or [], config.get("entities")
     known = TASKS if entities is None else KINDS
     are_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    valid = {
-        name: type(size) is int and (0 if name == "inner_hops" else 1) <= size <= LARGEST[name]
-        for name, size in sizes.items()
-    }
+    ranges = {name: range(name != "inner_hops", largest + 1) for name, largest in LARGEST.items()}
+    valid = {name: type(size := config.get(name, 0)) is int and size in ranges[name] for name in LARGEST}
     valid["vocabulary"] = are_words and data_utils.UNKNOWN in words and len({*words}) + 1 == config.get("vocab_size")
     valid["tasks"] = isinstance(tasks, list) and all(type(task) in (int, str) and task in known for task in tasks)
     valid["entities"] = entities in (None, [])  # their names come from a knowledge base, not from the file
@@ -283,6 +272,11 @@ def read_questions(path):
 
 def print_answer(answer):
     """Prints the answer, the next likeliest words, the memory with the attention of each hop, and remarks."""
+    shades = " ░▒▓█"
+    try:
+        shades.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        shades = " .:*#"
     (word, probability), *others = answer.top
     then = ", ".join(f"{plots.printable(word)} {p:.2f}" for word, p in others)
     print(f"{plots.printable(word)} {probability:.2f}" + (f"  (then {then})" if then else ""))
@@ -290,7 +284,7 @@ def print_answer(answer):
     rows = [*zip(answer.statements, answer.attention, strict=True), ("(empty slots)", answer.empty)]
     for statement, weights in rows:
         levels = [0 if weight < 0.05 else min(4, 1 + int(4 * weight)) for weight in weights]
-        cells = [f"{weight:.2f} {2 * SHADES[level]}  " for weight, level in zip(weights, levels, strict=True)]
+        cells = [f"{weight:.2f} {2 * shades[level]}  " for weight, level in zip(weights, levels, strict=True)]
         print("  " + "".join(cells) + plots.printable(statement))
     for remark in answer.remarks():
         print(plots.printable(remark))

@@ -45,7 +45,6 @@ class Job(NamedTuple):
     corpus: data_utils.Corpus
     seed: int
     folder: str  # of the run
-    jit_compile: bool
     parallel: bool  # whether other models train beside it
 
     @property
@@ -149,7 +148,7 @@ def train_model(job, say=print):
         callbacks += training.tensorboard(folder, hyperparameters(flags, job.seed))
     epochs_done = flags.epochs if report.out_of_patience() else len(history)
     try:
-        trainer = training.train(flags, corpus, job.seed, job.jit_compile, callbacks, epochs_done, state)
+        trainer = training.train(flags, corpus, job.seed, compiled(flags, corpus), callbacks, epochs_done, state)
     except (MemoryError, training.tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
@@ -470,8 +469,7 @@ def train_all(the_run, flags, corpora, source, submit):
     lines = "".join(f"{name}={value}\n" for name, value in record["params"].items()).encode()
     files.write(the_run.path("params.csv"), lines)
     if record["params_file"]:
-        key = f"params of {flags.epochs} epochs"
-        the_run.append_once(key, record["params_file"], lines + b"\n")  # an empty line before what may follow
+        the_run.append_once(f"params of {flags.epochs} epochs", record["params_file"], lines)
     for corpus in corpora:
         print(
             f"{describe(corpus.tasks)}: {len(corpus.training)} training, {len(corpus.validation)} validation, "
@@ -482,7 +480,7 @@ def train_all(the_run, flags, corpora, source, submit):
     finished = {name: Outcome(**outcome) for name, outcome in record["outcomes"].items()}
     parallel = len(corpora) * flags.restarts > 1
     jobs = [
-        Job(flags, corpus, flags.random_state + i, the_run.folder, compiled(flags, corpus), parallel)
+        Job(flags, corpus, flags.random_state + i, the_run.folder, parallel)
         for corpus in corpora
         for i in range(flags.restarts)
     ]
@@ -507,9 +505,8 @@ def train_all(the_run, flags, corpora, source, submit):
     print(scores.summary([row for outcome in chosen for row in outcome.rows]))
     if flags.restarts > 1:
         accuracies = [scores.overall(outcome.rows, 1) for outcome in outcomes]
-        print(
-            scores.restarts_summary([scores.mean_error(accuracies[i :: flags.restarts]) for i in range(flags.restarts)])
-        )
+        errors = [scores.mean_error(accuracies[i :: flags.restarts]) for i in range(flags.restarts)]
+        print(scores.restarts_summary(errors))
     print(f"scores in {score_file}; models, histories and flags in {the_run.folder}")
     if flags.simulated:
         say_simulated(flags.data_dir, source)
@@ -532,24 +529,21 @@ def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
     Args:
         the_run: `checkpoint.Run`.
         flags: settled flags.
-        jobs: the restarts.
-        outcomes: their outcomes.
+        jobs, outcomes: the restarts.
         earlier_rows: rows of the models before them, to which theirs are added.
 
     Returns:
         The outcome that validation chose.
     """
     chosen = max(outcomes, key=Outcome.merit)
-    several = flags.restarts > 1
-    rows = []
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        seed = job.seed if several else None
-        rows += scores.rows(outcome.rows, flags.simulated, seed, several and outcome is chosen)
-        if several and outcome is chosen:
-            for kind, extension in (("model", "keras"), ("history", "csv")):
-                path = job.path(kind, extension)
-                with files.replacing(path.replace(f"_seed{job.seed}.", ".")) as temporary:
-                    shutil.copyfile(path, temporary)
+    if flags.restarts == 1:
+        rows = scores.rows(chosen.rows, flags.simulated)
+    else:
+        rows = [row for o in outcomes for row in scores.rows(o.rows, flags.simulated, o.seed, o is chosen)]
+        for kind, extension in (("model", "keras"), ("history", "csv")):
+            path = jobs[outcomes.index(chosen)].path(kind, extension)
+            with files.replacing(path.replace(f"_seed{chosen.seed}.", ".")) as temporary:
+                shutil.copyfile(path, temporary)
     key = f"scores of {describe(jobs[0].corpus.tasks)} after {flags.epochs} epochs"
     the_run.append_once(key, the_run.record["score_file"], scores.csv_bytes(rows, ()), scores.csv_bytes([]))
     earlier_rows += rows

@@ -3,7 +3,8 @@
     python plots.py logs/joint_1795388665
 
 draws the pictures of a run again, from the files in its folder: `curves.png` for `history.csv` (`curves_task7.png` for
-`history_task7.csv`), and `tasks.png` if several tasks have scores.
+`history_task7.csv`), and `tasks.png` if several tasks have scores. A file that cannot be read or written is an
+`InputError`.
 """
 
 import os
@@ -44,9 +45,6 @@ def curves(history_csv, png, simulated=False, linear_start=0):
         png: the picture to write.
         simulated: whether the stories are simulated; the picture says so.
         linear_start: the number of epochs without softmax; a vertical line marks their end.
-
-    Raises:
-        InputError: the history cannot be read, or the picture cannot be written.
     """
     history = scores.read_history(history_csv)
     epochs, losses = history["epoch"], history["loss"]
@@ -88,11 +86,7 @@ def curves(history_csv, png, simulated=False, linear_start=0):
 
 
 def tasks(score_file, png, regime="joint"):
-    """Draws the test accuracy of each task of a score file beside those of `scores.read_published(regime)`.
-
-    Raises:
-        InputError: the scores cannot be read, or the picture cannot be written.
-    """
+    """Draws the test accuracy of each task of a score file beside those of `scores.read_published(regime)`."""
     by_task, simulated = scores.read_scores(score_file)
     accuracies = np.array(list(by_task.values()))
     places = np.arange(len(by_task))
@@ -135,9 +129,6 @@ def comparison(path, runs, simulated=False):
             a dict from task to the mean test accuracy in percent and its standard deviation. Deviations of a single
             seed are nan.
         simulated: whether the stories are simulated; the picture says so.
-
-    Raises:
-        InputError: the picture cannot be written.
     """
     names = list(dict.fromkeys(task for run in runs for task in run["tasks"]))
     rows = max(len(names), 1)
@@ -179,9 +170,6 @@ def attention(path, statements, weights, empty, title):
         weights: attention of each statement in each hop (statements, hops).
         empty: attention of all empty slots together in each hop (hops,).
         title: the question and its answer, for example.
-
-    Raises:
-        InputError: the picture cannot be written.
     """
     table = np.vstack([weights, empty])
     slots, hops = table.shape
@@ -201,11 +189,7 @@ def attention(path, statements, weights, empty, title):
 
 
 def draw(folder):
-    """Draws all pictures of a run's folder and returns their names; of several seeds, only the chosen ones.
-
-    Raises:
-        InputError: a file cannot be read or written, or there is no history.
-    """
+    """Draws all pictures of a run's folder and returns their names; of several seeds, only the chosen ones."""
     histories = [path for path in sorted(Path(folder).glob("history*.csv")) if "_seed" not in path.name]
     if not histories:
         raise InputError(f"{folder}: expected the folder of a run, with history*.csv in it.")

@@ -78,11 +78,9 @@ def summary(rows):
 
 def restarts_summary(errors):
     """Lines about the mean test errors, in percent, of several seeds."""
-    by_seed = textwrap.fill(" ".join(f"{error:.2f}" for error in errors), 76)
-    return (
-        f"mean test error of {len(errors)} seeds: {np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %\n"
-        + textwrap.indent(by_seed, "  ")
-    )
+    indent = dict(initial_indent="  ", subsequent_indent="  ")
+    by_seed = textwrap.fill(" ".join(f"{error:.2f}" for error in errors), 78, **indent)
+    return f"mean test error of {len(errors)} seeds: {np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %\n{by_seed}"
 
 
 # --- written ----------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_parameter_files_are_appended_to(small):
     run(joint, small, "--task_id 1,2 --epochs 1 --param_output_file params.csv --output_file scores.csv")
     new = (run_folder() / "params.csv").read_text()
     assert "\nhops=3\n" in new and "\nepochs=1\n" in new
-    assert Path("params.csv").read_text() == f"hops=3\n{new}\n"
+    assert Path("params.csv").read_text() == f"hops=3\n{new}"
     assert "line 1" in refusal(joint, small, "--param_output_file", run_folder() / "scores.csv")
 
 
