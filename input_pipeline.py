@@ -33,6 +33,9 @@ def stream_key(seed, stream):
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+ROOMS = (2, 4, 10)  # standard deviations above the mean; each more is another compilation
+
+
 class Room(NamedTuple):
     """Sizes to which batches are padded, as XLA compiles once per shape."""
 
@@ -42,8 +45,10 @@ class Room(NamedTuple):
     prefixes: tuple = ()  # by length
 
 
-def room_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=False):
-    """Room that about one shuffled batch in a million exceeds: five standard deviations above the mean.
+def rooms_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=False):
+    """A small room, which most shuffled batches fit, a larger one for most others and one for the rare rest.
+
+    One room for all would be nearly twice as large as the mean batch, and a step takes its time in proportion.
 
     Args:
         examples: `data_utils.EncodedExamples`.
@@ -53,7 +58,7 @@ def room_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=
         prefixes: also find room for distinct prefixes.
 
     Returns:
-        `Room` for distinct statements, their words, rows of slots and prefixes.
+        A list of `Room` for distinct statements, their words, rows of slots and prefixes, the smallest first.
     """
     random = np.random.RandomState(0)
     tree = PrefixTree.of(examples) if prefixes else None
@@ -69,16 +74,13 @@ def room_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=
         if tree:
             numbers = np.concatenate([tree.statements[distinct], tree.questions[chosen]])
             sizes[-1] += [np.count_nonzero(np.unique(column)) for column in numbers.T]
-    statements, words, rows, *by_length = (
-        np.ceil(np.mean(sizes, axis=0) + 5 * np.std(sizes, axis=0)).astype(int).tolist()
-    )
-
-    def rounded(size, unit):
-        return -(-size // unit) * unit
-
-    return Room(
-        rounded(statements, 32), rounded(words, 32), rounded(rows, 8), tuple(rounded(size, 8) for size in by_length)
-    )
+    mean, deviation = np.mean(sizes, axis=0), np.std(sizes, axis=0)
+    rooms = []
+    for deviations in ROOMS:
+        padded = -(-(mean + deviations * deviation) // 8) * 8  # to multiples of 8
+        statements, words, rows, *by_length = padded.astype(int).tolist()
+        rooms.append(Room(statements, words, rows, tuple(by_length)))
+    return rooms
 
 
 class PrefixTree(NamedTuple):
@@ -118,7 +120,7 @@ def batches(
     batch_size,
     seed,
     first_epoch=0,
-    room=None,
+    rooms=None,
     gradient_noise=None,
     time_noise=0.0,
     word_dropout=0.0,
@@ -126,6 +128,7 @@ def batches(
     state_shape=None,
     dropout_from=0,
     occupied_only=False,
+    word_places=True,
     prefixes=False,
 ):
     """Shuffled batches, epoch after epoch.
@@ -138,8 +141,8 @@ def batches(
         batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
         seed: seed of shuffling, noise and dropout.
         first_epoch: number of the first epoch.
-        room: `Room` to which each batch is padded; a batch with more is padded to the largest possible number. None
-            leaves the numbers free.
+        rooms: list of `Room`; each batch is padded to the first into which all of it fits or, if there is none, to the
+            largest possible numbers. None leaves the numbers free.
         gradient_noise: (length, standard deviation) of a vector of Gaussian noise for each batch: a window at a random
             place of one table, as drawing each number would cost more than the rest of the step (the noise table of
             Salimans et al., 2017, arXiv:1703.03864, section 2.1).
@@ -150,7 +153,8 @@ def batches(
         state_dropout: probability that a feature of the state is dropped before a hop.
         state_shape: (H, F), hops and features of the state.
         dropout_from: number of the epoch in which word and state dropout begin.
-        occupied_only: list the rows of slots and the words that are there, which is faster unless steps are very small.
+        occupied_only: list the rows of slots that are there, which is faster unless steps are very small.
+        word_places: with `occupied_only`, also list the words that are there, for a bag of words.
         prefixes: list the distinct prefixes of statements and questions, each of which is then one step of a GRU (1k
             joint: 956 in a batch of 5,280 words, nil words included). Without word dropout.
 
@@ -166,7 +170,13 @@ def batches(
         noise_table = tf.random.stateless_normal([length + NOISE_TABLE], (keys["gradient noise"], 0), stddev=deviation)
     steps = -(-len(examples) // batch_size)
     memory_size = slots.shape[1]
-    all_rows = batch_size * -(-memory_size // data_utils.ROW_SIZE)
+    sentence_size = query.shape[1]
+    all_rows, all_slots = batch_size * -(-memory_size // data_utils.ROW_SIZE), batch_size * memory_size + 1
+    if rooms:
+        lengths = sentence_size if prefixes else 0
+        padded_sizes = [[room.statements, room.words, room.rows, *room.prefixes[:lengths]] for room in rooms]
+        largest = [all_slots, all_slots * sentence_size, all_rows] + [all_slots + batch_size] * lengths
+        padded_sizes = tf.constant([*padded_sizes, largest])
     tree = PrefixTree(*map(tf.constant, PrefixTree.of(examples))) if prefixes else None
 
     def in_rows(memories):
@@ -192,8 +202,6 @@ def batches(
             occupied = tf.cast(tf.where(tf.reduce_any(rows > 0, axis=1))[:, 0], tf.int32)  # (N,)
             memories = tf.gather(rows, occupied)
         distinct, key_slots = distinct_rows(memories)
-        if room is not None:
-            distinct = pad_to(distinct, room.statements, batch_size * memory_size + 1, 0)
         statements, questions = tf.gather(table, distinct), tf.gather(query, chosen)  # (U, J), (B, J)
         dropout_begun = tf.cast(step >= dropout_from * steps, tf.float32)
         if word_dropout:
@@ -206,15 +214,30 @@ def batches(
             questions = drop_words(questions, "question dropout")
         inputs = {"statements": statements, "key_slots": key_slots, "query": questions}
         if occupied_only:
-            inputs["occupied_rows"] = pad_to(occupied, room.rows, all_rows, all_rows - 1) if room else occupied
-            inputs["key_slots"] = pad_to(key_slots, room.rows, all_rows, 0) if room else key_slots
-        if occupied_only and not (prefixes or examples.entities):
-            places = tf.cast(tf.where(tf.reshape(statements, [-1]) > 0)[:, 0], tf.int32)  # (P,)
-            all_words = tf.size(statements)
-            inputs["word_places"] = pad_to(places, room.words, all_words, all_words - 1) if room else places
+            inputs["occupied_rows"] = occupied
+        if occupied_only and word_places and not examples.entities:
+            inputs["word_places"] = tf.cast(tf.where(tf.reshape(statements, [-1]) > 0)[:, 0], tf.int32)  # (P,)
         if prefixes:
-            numbers = tf.concat([tf.gather(tree.statements, distinct), tf.gather(tree.questions, chosen)], 0)
-            inputs |= distinct_prefixes(numbers, tree, room and room.prefixes, batch_size * (memory_size + 1))
+            numbers = tf.concat([tf.gather(tree.questions, chosen), tf.gather(tree.statements, distinct)], 0)
+            prefix, place = distinct_rows(tf.transpose(numbers))  # (P,), in the order of lengths, and (J, B + U)
+            sizes = tf.math.bincount(tf.gather(tree.lengths, prefix), minlength=sentence_size + 1)[1:]
+        if rooms:
+            names = "statements", "word_places", "occupied_rows"
+            needed = tf.stack([tf.shape(inputs[name])[0] if name in inputs else 0 for name in names])
+            needed = tf.concat([needed, sizes], 0) if prefixes else needed
+            fits = tf.reduce_all(needed <= padded_sizes, axis=1)  # of each room
+            room = padded_sizes[tf.argmax(fits)]  # the first that fits
+            inputs["statements"] = pad_to(inputs["statements"], room[0], 0)
+            if "word_places" in inputs:
+                inputs["word_places"] = pad_to(inputs["word_places"], room[1], 0)  # a nil word of the empty statement
+            if occupied_only:
+                inputs["occupied_rows"] = pad_to(inputs["occupied_rows"], room[2], all_rows - 1)
+                inputs["key_slots"] = pad_to(inputs["key_slots"], room[2], 0)
+            sizes = room[3:] if prefixes else None
+        if prefixes:
+            inputs |= prefix_steps(prefix, place, tree, sizes)
+            if rooms:
+                inputs["prefix_ends"] = pad_to(inputs["prefix_ends"], batch_size + room[0], 0)
         if state_dropout:
             rate = dropout_begun * state_dropout
             kept = tf.random.stateless_uniform((batch_size, *state_shape), (keys["state dropout"], step)) >= rate
@@ -225,9 +248,7 @@ def batches(
                 values = tf.gather(in_rows(values), occupied)
             distinct_values, value_slots = distinct_rows(values)
             inputs["value_statements"] = tf.gather(data["value_statements"], distinct_values)
-            inputs["value_slots"] = (
-                pad_to(value_slots, room.rows, all_rows, 0) if occupied_only and room else value_slots
-            )
+            inputs["value_slots"] = pad_to(value_slots, room[2], 0) if occupied_only and rooms else value_slots
         answer = tf.gather(data["answer"], chosen)
         if "answers" in data:  # one of the right ones at random
             answers = tf.gather(data["answers"], chosen)  # (B, A)
@@ -254,29 +275,27 @@ def batches(
     )
 
 
-def distinct_prefixes(numbers, tree, room, most):
+def prefix_steps(prefix, place, tree, sizes):
     """The distinct prefixes of the sentences of a batch, by length.
 
     Args:
-        numbers: (N, J) the number of the prefix that ends at each word of each sentence, 0 for nil words.
+        prefix: (P,) the numbers of the distinct prefixes in ascending order of length, after 0.
+        place: (J, N) the place in `prefix` of the prefix that ends at each word of each sentence.
         tree: `PrefixTree`, of tensors.
-        room: for each length, the number of prefixes to pad to, or `most` if there are more; None to leave it free.
+        sizes: (J,), to how many prefixes to pad each length.
 
     Returns:
         A dict with `prefix_words`, `prefix_parents` and `prefix_ends`, see `GruReader.read_prefixes`.
     """
-    distinct, place = distinct_rows(tf.transpose(numbers))  # (P,), in the order of lengths, and (J, N)
-    words, lengths = tf.gather(tree.words, distinct), tf.gather(tree.lengths, distinct)
-    counts = tf.math.bincount(lengths, minlength=numbers.shape[1] + 1)  # by length; number 0 is one
-    first = tf.cumsum(counts, exclusive=True)
+    words, lengths, longest = tf.gather(tree.words, prefix), tf.gather(tree.lengths, prefix), place.shape[0]
+    first = tf.cumsum(tf.math.bincount(lengths, minlength=longest + 1), exclusive=True)
     # All sentences with a prefix have the same place one word before: any of them will do, such as the last.
-    parents = tf.math.unsorted_segment_max(tf.pad(place[:-1], [[1, 0], [0, 0]]), place, tf.size(distinct))
+    parents = tf.math.unsorted_segment_max(tf.pad(place[:-1], [[1, 0], [0, 0]]), place, tf.size(prefix))
     parents -= tf.gather(first, tf.maximum(lengths - 1, 0))
-    sizes = counts[1:] if room is None else tf.where(counts[1:] <= room, room, most)
     moved = tf.concat([[0], 1 + tf.cumsum(sizes, exclusive=True)], 0) - first  # how far padding moves each length
-    new_place = tf.range(tf.size(distinct)) + tf.gather(moved, lengths)
+    new_place = tf.range(tf.size(prefix)) + tf.gather(moved, lengths)
     padded = tf.scatter_nd(new_place[:, tf.newaxis], tf.stack([words, parents], 1), [1 + tf.reduce_sum(sizes), 2])
-    words, parents = (tuple(tf.split(padded[1:, i], sizes, num=numbers.shape[1])) for i in range(2))
+    words, parents = (tuple(tf.split(padded[1:, i], sizes, num=longest)) for i in range(2))
     ends = tf.gather(new_place, tf.reduce_max(place, axis=0))  # the longest prefix of each sentence
     return {"prefix_words": words, "prefix_parents": parents, "prefix_ends": ends}
 
@@ -287,11 +306,9 @@ def distinct_rows(rows):
     return distinct, tf.reshape(place[1:], tf.shape(rows))
 
 
-def pad_to(array, room, largest, value):
-    """Pads an array with a value to `room` rows, or to `largest` if it has more than `room`."""
-    size = tf.shape(array)[0]
-    after = [[0, tf.where(size <= room, room, largest) - size]] + [[0, 0]] * (len(array.shape) - 1)
-    return tf.pad(array, after, constant_values=value)
+def pad_to(array, size, value):
+    """Pads an array with a value to `size` rows."""
+    return tf.pad(array, [[0, size - tf.shape(array)[0]]] + [[0, 0]] * (len(array.shape) - 1), constant_values=value)
 
 
 def insert_empty_slots(slots, share, seed):

@@ -6,6 +6,7 @@ of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
 """
 
 import hashlib
+import itertools
 
 import keras
 import numpy as np
@@ -108,11 +109,11 @@ class BowReader(keras.layers.Layer):
         Args:
             words: (..., J) word ids, 0 = nil.
             *tables: T tables of (V, E) word vectors; row 0 is zero.
-            places: (P,) the places u J + j of the words of (U, J) sentences that are not nil, in ascending order; nil
-                words may follow. Only these are looked up. None for all.
+            places: (P,) the places u J + j of the words of (U, J) sentences that are not nil; some of nil words may
+                follow. Only these are looked up. None for all.
 
         Returns:
-            A list with the reading (..., E) of each table.
+            (..., T E), the readings of all tables side by side.
         """
         size, count, J = tables[0].shape[-1], len(tables), words.shape[-1]
         looked_up = words if places is None else ops.take(ops.reshape(words, (-1,)), places)
@@ -123,10 +124,8 @@ class BowReader(keras.layers.Layer):
             weights = np.tile(position_encoding(J, size), count)  # (J, T E)
             vectors = vectors * (weights if places is None else ops.take(weights, places % J, axis=0))
         if places is None:
-            readings = ops.sum(vectors, axis=-2)
-        else:
-            readings = ops.segment_sum(vectors, places // J, num_segments=ops.shape(words)[0])
-        return ops.split(readings, count, axis=-1)
+            return ops.sum(vectors, axis=-2)
+        return ops.segment_sum(vectors, places // J, num_segments=ops.shape(words)[0])
 
 
 class GruReader(keras.layers.Layer):
@@ -163,14 +162,14 @@ class GruReader(keras.layers.Layer):
             table: (V, E) word vectors.
 
         Returns:
-            A list with the reading (N, F), as `BowReader` returns for one table.
+            The readings (N, F).
         """
         inputs = ops.take(self._inputs(table), words, axis=0)  # (N, J, 3F)
         is_word = ops.expand_dims(ops.not_equal(words, 0), -1)  # (N, J, 1)
         state = ops.where(is_word[:, 0], self._step(inputs[:, 0]), 0.0)  # (N, F)
         for j in range(1, words.shape[1]):
             state = ops.where(is_word[:, j], self._step(inputs[:, j], state), state)
-        return [state]
+        return state
 
     def read_prefixes(self, words, parents, ends, table):
         """Reads sentences that begin alike together: each distinct beginning, or prefix, is one step.
@@ -186,13 +185,9 @@ class GruReader(keras.layers.Layer):
             As `call`.
         """
         inputs = ops.take(self._inputs(table), ops.concatenate(words), axis=0)  # (P, 3F)
-        begin, state, states = 0, None, [ops.zeros((1, self.units))]
-        for last_words, places in zip(words, parents, strict=True):
-            end = begin + ops.shape(last_words)[0]
-            state = self._step(inputs[begin:end], None if state is None else ops.take(state, places, axis=0))
-            states.append(state)
-            begin = end
-        return [ops.take(ops.concatenate(states), ends, axis=0)]
+        weights = ops.convert_to_tensor(self.gate_recurrent), ops.convert_to_tensor(self.candidate_recurrent)
+        states = recurrence(parents)(inputs, *weights)
+        return ops.take(_dense(ops.concatenate([ops.zeros((1, self.units)), states])), ends, axis=0)
 
     def _inputs(self, table):
         """What each word of a table adds to the gates and to the candidate, (V, 3F).
@@ -204,13 +199,70 @@ class GruReader(keras.layers.Layer):
 
     def _step(self, inputs, state=None):
         """The next state (N, F), from the `_inputs` (N, 3F) of a word and the state (N, F), None before the first."""
-        F = self.units
-        if state is None:  # zero: no recurrent products
-            return (1 - ops.sigmoid(inputs[:, F : 2 * F])) * ops.tanh(inputs[:, 2 * F :])
-        gates = ops.sigmoid(inputs[:, : 2 * F] + state @ self.gate_recurrent)
-        reset, keep = ops.split(gates, 2, axis=-1)
-        candidate = ops.tanh(inputs[:, 2 * F :] + (reset * state) @ self.candidate_recurrent)
-        return keep * state + (1 - keep) * candidate
+        return gru_step(inputs, state, self.gate_recurrent, self.candidate_recurrent)[0]
+
+
+def gru_step(inputs, state, gate_recurrent, candidate_recurrent):
+    """The next state (N, F) of a GRU, and the gates r and z and the candidate c that led to it; see `GruReader`."""
+    F = inputs.shape[-1] // 3
+    if state is None:  # zero: no recurrent products
+        keep, candidate = ops.sigmoid(inputs[:, F : 2 * F]), ops.tanh(inputs[:, 2 * F :])
+        return (1 - keep) * candidate, None, keep, candidate
+    gates = ops.sigmoid(inputs[:, : 2 * F] + state @ gate_recurrent)
+    reset, keep = ops.split(gates, 2, axis=-1)
+    candidate = ops.tanh(inputs[:, 2 * F :] + (reset * state) @ candidate_recurrent)
+    return keep * state + (1 - keep) * candidate, reset, keep, candidate
+
+
+def recurrence(parents):
+    """The states of a GRU after each prefix, with the gradient written out.
+
+    Derived automatically, the gradient takes twice as long: it adds up a product for each length to the gradient of
+    each weight, where one product of all lengths will do, and pads the gradient for each length to all of `inputs`.
+
+    Args:
+        parents: see `GruReader.read_prefixes`.
+
+    Returns:
+        A function from `inputs` (P, 3F), in the order of lengths, and U and U' to the states (P, F).
+    """
+
+    @ops.custom_gradient
+    def states_of(inputs, gate_recurrent, candidate_recurrent):
+        sizes = [ops.shape(places)[0] for places in parents]
+        ends = list(itertools.accumulate(sizes))
+        slices = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]  # of each length
+        before, steps = [None], []  # for each length the states before, and what `gru_step` returns
+        for part, places in zip(slices, [*parents[1:], None], strict=True):
+            steps.append(gru_step(inputs[part], before[-1], gate_recurrent, candidate_recurrent))
+            if places is not None:
+                before.append(ops.take(steps[-1][0], places, axis=0))
+
+        def gradient(upstream):
+            d_inputs, d_state = [], 0.0  # by length, and d_state from prefixes that are one word longer
+            for j in reversed(range(len(slices))):
+                state, (_, reset, keep, candidate) = before[j], steps[j]
+                d_state = d_state + upstream[slices[j]]
+                d_candidate = d_state * (1 - keep) * (1 - ops.square(candidate))
+                if j == 0:
+                    d_keep = -d_state * candidate * keep * (1 - keep)
+                    d_inputs.append(ops.concatenate([ops.zeros_like(d_keep), d_keep, d_candidate], axis=1))
+                    break
+                d_keep = d_state * (state - candidate) * keep * (1 - keep)
+                d_product = d_candidate @ ops.transpose(candidate_recurrent)  # of r * h
+                d_gates = ops.concatenate([d_product * state * reset * (1 - reset), d_keep], axis=1)
+                d_inputs.append(ops.concatenate([d_gates, d_candidate], axis=1))
+                d_state = d_state * keep + d_product * reset + d_gates @ ops.transpose(gate_recurrent)
+                d_state = ops.segment_sum(d_state, parents[j], num_segments=sizes[j - 1])
+            d_inputs = ops.concatenate(d_inputs[::-1])
+            states = ops.transpose(ops.concatenate(before[1:]))  # (F, P without the first length)
+            products = ops.transpose(ops.concatenate([step[1] * h for step, h in zip(steps[1:], before[1:])]))
+            F, later = states.shape[0], d_inputs[sizes[0] :]
+            return d_inputs, states @ later[:, : 2 * F], products @ later[:, 2 * F :]
+
+        return ops.concatenate([step[0] for step in steps]), gradient
+
+    return states_of
 
 
 class MemoryRows:
@@ -662,7 +714,7 @@ class MemN2N_KV(keras.Model):
                 rows of L slots that have statements (see `MemoryRows`), `key_slots` and `value_slots` are (N, L), and
                 other slots cost next to nothing. With `word_places` (P,), see `BowReader.call`, nil words cost nothing.
                 If one GRU reads statements and questions, the compact form may have the distinct prefixes of both,
-                statements first: `prefix_words`, `prefix_parents` and `prefix_ends`, see `GruReader.read_prefixes`. In
+                questions first: `prefix_words`, `prefix_parents` and `prefix_ends`, see `GruReader.read_prefixes`. In
                 either form an optional `state_mask` (B, H + I, F) multiplies the state before each hop (dropout), and
                 the optional `candidates` (C,), ids of entities, are the only ones that get logits.
             training: apply dropout to readings.
@@ -685,8 +737,8 @@ class MemN2N_KV(keras.Model):
         attended = rows if self.mask_padding else rows.all()
 
         def look_up(readings, slots):  # a list of (N, L, F), at once
-            vectors = ops.take(_dense(ops.concatenate(readings, axis=1)), slots, axis=0)
-            return ops.split(vectors, len(readings), axis=-1)
+            vectors = ops.take(_dense(readings), slots, axis=0)
+            return ops.split(vectors, readings.shape[-1] // self.state_size, axis=-1)
 
         keys = values = look_up(readings, key_slots)
         if value_statements is not None:
@@ -713,41 +765,42 @@ class MemN2N_KV(keras.Model):
         return (logits, ops.stack(attentions, axis=1)) if return_attention else logits
 
     def _read(self, query, statements, training, prefixes=None, places=None):
-        """The first state (B, F), and readings of the statements: a list of one or, if adjacent, H + 1 of (U, F)."""
+        """The first state (B, F), and readings of the statements (U, F) or, if adjacent, H + 1 side by side."""
         if self.bow and not self.shared:
-            (state,) = self._bag(query, _with_nil(self.W[0]))
+            state = self._bag(query, _with_nil(self.W[0]))
             return self.dropout(state, training=training), self._read_statements(statements, training, places)
         if prefixes is None:
-            (question,) = self.question_reader(query, _with_nil(self.W))
+            question = self.question_reader(query, _with_nil(self.W))
             features = self._read_statements(statements, training, places)
         else:
-            (readings,) = self.statement_reader.read_prefixes(*prefixes, _with_nil(self.W))
-            question = readings[-ops.shape(query)[0] :]
-            features = self._features(readings[: -ops.shape(query)[0]], training)
+            readings = self.statement_reader.read_prefixes(*prefixes, _with_nil(self.W))
+            question = readings[: ops.shape(query)[0]]
+            features = self._features(readings[ops.shape(query)[0] :], training)
         question = self.dropout(question, training=training)
         return question @ ops.transpose(self.A if self.shared else self.A[0]), features
 
     def _read_statements(self, statements, training, places=None):
-        """Readings of statements (U, J): a list of one or, if adjacent, H + 1 of (U, F)."""
+        """Readings (U, F) of statements (U, J) or, if adjacent, H + 1 readings side by side."""
         if self.bow and not self.shared:
             readings = self._bag(statements, *map(_with_nil, self.W), places=places)
-            return [self.dropout(reading, training=training) for reading in readings]
+            return self.dropout(readings, training=training)
         places = {"places": places} if self.bow else {}
-        (reading,) = self.statement_reader(statements, _with_nil(self.W_memory), **places)
+        reading = self.statement_reader(statements, _with_nil(self.W_memory), **places)
         return self._features(reading, training)
 
     def _features(self, reading, training):
-        """The features of a reading (U, E or F): a list of one or, if adjacent, H + 1 of (U, F)."""
-        reading = self.dropout(reading, training=training)
-        return [reading @ ops.transpose(A) for A in ([self.A] if self.shared else self.A)]
+        """The features (U, F) of a reading (U, E or F) or, if adjacent, H + 1 features side by side."""
+        to_features = self.A if self.shared else ops.concatenate(self.A)  # one product is faster than H + 1
+        return self.dropout(reading, training=training) @ ops.transpose(to_features)
 
     def _bag(self, tokens, *tables, places=None):
-        """Bags of words and entities (..., J), read with each table of word vectors: a list of (..., E)."""
+        """Bags of words and entities (..., J), read with each of T tables of word vectors: (..., T E)."""
         if self.entity_vectors is None:
             return self.statement_reader(tokens, *tables, places=places)
         last = len(self.config["entities"])
-        (entities,) = BowReader("none")(ops.where(tokens <= last, tokens, 0), self.entity_vectors)
-        return [entities + words for words in self.statement_reader(ops.maximum(tokens - last, 0), *tables)]
+        entities = BowReader("none")(ops.where(tokens <= last, tokens, 0), self.entity_vectors)
+        words = self.statement_reader(ops.maximum(tokens - last, 0), *tables)
+        return words + ops.concatenate([entities] * len(tables), axis=-1)
 
     def _times(self):
         """The time vectors (M, F) of each hop that has times, for keys and for values; zero without slot times."""

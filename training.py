@@ -21,7 +21,7 @@ with quiet_import():
     from keras.src.random import seed_generator
     from tensorflow.python.eager import context
 
-    from input_pipeline import batches, room_of_batches
+    from input_pipeline import batches, rooms_of_batches
     from memn2n_kv import MemN2N_KV, TwoReaders
 warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # a memory may have one slot
 tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces its own functions
@@ -356,7 +356,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         batch_size,
         seed=seed,
         first_epoch=first_epoch,
-        room=room_of_batches(corpus.training, batch_size, time_noise=flags.time_noise, prefixes=prefixes)
+        rooms=rooms_of_batches(corpus.training, batch_size, time_noise=flags.time_noise, prefixes=prefixes)
         if jit_compile
         else None,
         gradient_noise=(sum(trainer.sizes), flags.gradient_noise) if flags.gradient_noise else None,
@@ -366,6 +366,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         state_shape=network.state_shape,
         dropout_from=flags.linear_start,
         occupied_only=flags.mask_padding or jit_compile,
+        word_places=flags.reader != "simple_gru",
         prefixes=prefixes,
     )
     trainer.fit(
