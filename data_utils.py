@@ -197,17 +197,17 @@ def load_task(data_dir, task_id, only_supporting=False):
     return tuple(get_stories(path, only_supporting) for path in paths)
 
 
-def split_by_story(questions, random_state=None):
+def split_by_story(questions, random_state=None, source="training"):
     """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
-    `random_state` is a seed; None splits differently each time.
-
-    Raises:
-        InputError: there are fewer than two stories.
+    Args:
+        questions: list of `Question`.
+        random_state: a seed; None splits differently each time.
+        source: name of the questions in the InputError that says that there are fewer than two stories.
     """
     stories = sorted({question.story for question in questions})
     if len(stories) < 2:
-        raise InputError("validation is split off by story, which needs at least two training stories.")
+        raise InputError(f"{source}: validation is split off by story, which needs at least two training stories.")
     # The same split as scikit-learn's GroupShuffleSplit, whose import takes longer than reading all twenty tasks.
     shuffled = np.random.RandomState(random_state).permutation(len(stories))
     chosen = {stories[i] for i in shuffled[: math.ceil(0.1 * len(stories))]}
@@ -403,10 +403,7 @@ def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=
         if validation_file:
             validation = get_stories(validation_file, only_supporting)
         else:
-            try:
-                training, validation = split_by_story(training, random_state=random_state)
-            except InputError as error:
-                raise InputError(f"{data_dir}: task {task}: {error}") from error
+            training, validation = split_by_story(training, random_state, f"{data_dir}: task {task}")
         for split, numbers, examples in zip(splits, task_of, (training, validation, testing), strict=True):
             split += examples
             numbers += [task] * len(examples)
