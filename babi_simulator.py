@@ -775,8 +775,8 @@ def write_files(output_dir, task_ids, train, test, seed):
         raise InputError(f"{existing[0]} exists already and is not overwritten; remove it or name another folder.")
     with files.saving(output_dir):
         os.makedirs(output_dir, exist_ok=True)
-    tasks = ", ".join(map(str, task_ids))
-    note = f"Not the published stories: babi_simulator.py made tasks {tasks} with seed {seed}.\n"
+    tasks = f"task{'s' if len(task_ids) > 1 else ''} {', '.join(map(str, task_ids))}"
+    note = f"Not the published stories: babi_simulator.py made {tasks} with seed {seed}.\n"
     files.append(os.path.join(output_dir, MARKER), note.encode())
     for path, content in plan.items():
         files.write(path, "".join(f"{line}\n" for lines in stories(*content) for line in lines).encode())

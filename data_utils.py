@@ -200,10 +200,8 @@ def load_task(data_dir, task_id, only_supporting=False):
 def split_by_story(questions, random_state=None, source="training"):
     """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
-    Args:
-        questions: list of `Question`.
-        random_state: a seed; None splits differently each time.
-        source: name of the questions in the InputError that says that there are fewer than two stories.
+    `random_state` is a seed; None splits differently each time. `source` names the questions in the InputError that
+    says that there are fewer than two stories.
     """
     stories = sorted({question.story for question in questions})
     if len(stories) < 2:
