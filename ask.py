@@ -9,11 +9,13 @@ From Python, `Answerer` loads a model once and answers any number of questions.
 
 import contextlib
 import inspect
+import io
 import itertools
 import json
 import os
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,8 @@ from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number,
 
 DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
-# Sizes that a file may ask for, at most.
+LARGEST_FILE = 1_000_000_000  # bytes of a model file, unpacked
+# Sizes that a file may ask for, at most; the weights for them must be in the file, too.
 LARGEST = {"sentence_size": 10_000, "memory_size": 10_000, "embedding_size": 2_000, "feature_size": 2_000}
 LARGEST |= {"hops": 100, "inner_hops": 100}
 BATCH_SIZE = 500
@@ -43,43 +46,70 @@ def load_network(path):
 
     A `.keras` file names Python modules and classes, and how far Keras goes in importing them depends on its version
     (before 3.9, any module: CVE-2025-1550). Here the file gives plain values to the one class that is expected. Keras
-    reads nothing but the weights.
+    reads nothing but the weights, after a check that all of them are in the file.
 
     Raises:
         InputError: the file is missing, damaged or not of such a model.
     """
     try:
+        with open(path, "rb") as file:
+            content = io.BytesIO(file.read(LARGEST_FILE))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
+    try:
         if not str(path).endswith(".keras"):
             raise _Unusable("a file of another name")
-        with zipfile.ZipFile(path) as archive:
-            config = _read_config(archive)
-        return _build(config, path)
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; {EXPECTED}.") from error
+        return _build(*_read_archive(content), path)
+    except _Unusable as reason:
+        raise InputError(f"{path}: {EXPECTED}, found {reason}.") from reason
     except Exception as error:  # zip, its compressors, JSON, HDF5 and Keras raise errors of many types
-        damaged = "a damaged file, or weights and a configuration that do not fit this version's network"
-        found = error if isinstance(error, _Unusable) else damaged
+        found = "a damaged file, or weights and a configuration that do not fit this version's network"
         raise InputError(f"{path}: {EXPECTED}, found {found}.") from error
 
 
-def _read_config(archive):
-    """The arguments of the network's class, a dict, in an open `ZipFile` whose checksums are right."""
-    saved = json.loads(archive.read("config.json"))
+def _read_archive(file):
+    """(arguments of `MemN2N_KV`, how many bytes of weights are stored) of an open model file."""
+    archive = zipfile.ZipFile(file)
+    if sum(part.file_size for part in archive.infolist()) > LARGEST_FILE:
+        raise _Unusable("a file that is larger than any such model")
+    saved = json.loads(archive.read("config.json"))  # `read` verifies checksums
     kind = "TwoReaders" if saved["config"]["reader"] == "both" else "MemN2N_KV"
     if saved["registered_name"] != f"memn2n_kv>{kind}":
         raise _Unusable("a model of another kind")
-    archive.read("model.weights.h5")  # verifies its checksum
     # Every Keras layer has these, and this model never sets them; a dtype would name a class to import.
-    return {name: value for name, value in saved["config"].items() if name not in ("name", "trainable", "dtype")}
+    config = {name: value for name, value in saved["config"].items() if name not in ("name", "trainable", "dtype")}
+    return config, _stored_bytes(archive.read("model.weights.h5"))
+
+
+def _stored_bytes(weights):
+    """The size of all tables in an HDF5 file, which must be stored in the file itself, as Keras does it.
+
+    HDF5 can also link to other files, read a table from any file or device, or claim a table that is nowhere.
+    """
+    import h5py  # late, because it takes a moment
+
+    links = {}
+    with h5py.File(io.BytesIO(weights)) as file:
+        file.visititems_links(links.__setitem__)
+        is_whole = all(isinstance(link, h5py.HardLink) for link in links.values())
+        tables = [file[name] for name in links if is_whole and isinstance(file[name], h5py.Dataset)]
+        size = sum(table.nbytes for table in tables)
+        is_whole = is_whole and all(table.id.get_offset() for table in tables)  # Keras compresses nothing
+    if not is_whole or size > len(weights):
+        raise _Unusable("weights that are not in the file")
+    return size
 
 
 def _check_config(config):
     """Raises `_Unusable` unless the sizes, the vocabulary and the tasks of a configuration make sense."""
+    sizes = {name: config.get(name, 0) for name in LARGEST}
     words, tasks, entities = config.get("vocabulary"), config.get("tasks") or [], config.get("entities")
     known = TASKS if entities is None else KINDS
     are_words = isinstance(words, list) and all(isinstance(word, str) for word in words)
-    ranges = {name: range(name != "inner_hops", largest + 1) for name, largest in LARGEST.items()}
-    valid = {name: type(size := config.get(name, 0)) is int and size in ranges[name] for name in LARGEST}
+    valid = {
+        name: type(size) is int and (0 if name == "inner_hops" else 1) <= size <= LARGEST[name]
+        for name, size in sizes.items()
+    }
     valid["vocabulary"] = are_words and data_utils.UNKNOWN in words and len({*words}) + 1 == config.get("vocab_size")
     valid["tasks"] = isinstance(tasks, list) and all(type(task) in (int, str) and task in known for task in tasks)
     valid["entities"] = entities in (None, [])  # their names come from a knowledge base, not from the file
@@ -88,15 +118,25 @@ def _check_config(config):
             raise _Unusable(f"a configuration in which {name} has another value than such a model can have")
 
 
-def _build(config, path):
+def _build(config, weight_bytes, path):
     """Makes the network of a configuration and loads its weights."""
     _check_config(config)
     import training  # late, because it imports TensorFlow (quietly), which takes longer than all other checks
 
+    network_class = training.TwoReaders if config["reader"] == "both" else training.MemN2N_KV
     unknown = config.keys() - (inspect.signature(training.MemN2N_KV).parameters.keys() - {"kwargs"})
     if unknown:
         raise _Unusable(f"a configuration with {min(unknown)[:40]!r}, which this version does not know")
-    network = (training.TwoReaders if config["reader"] == "both" else training.MemN2N_KV)(**config)
+
+    def count_parameters():
+        with training.keras.StatelessScope(initialize_variables=False):  # variables have shapes but no values
+            return network_class(**config).count_params()
+
+    with ThreadPoolExecutor(1) as thread:  # Keras remembers variables without values, for each thread
+        parameters = thread.submit(count_parameters).result()
+    if 4 * parameters > weight_bytes:
+        raise _Unusable(f"fewer weights than the {parameters:,} of its configuration")
+    network = network_class(**config)
     network.load_weights(path)
     if not all(np.isfinite(weight).all() for weight in network.get_weights()):
         raise _Unusable("weights that are not finite numbers")
@@ -284,7 +324,7 @@ def print_answer(answer):
     rows = [*zip(answer.statements, answer.attention, strict=True), ("(empty slots)", answer.empty)]
     for statement, weights in rows:
         levels = [0 if weight < 0.05 else min(4, 1 + int(4 * weight)) for weight in weights]
-        cells = [f"{weight:.2f} {2 * shades[level]}  " for weight, level in zip(weights, levels, strict=True)]
+        cells = [f"{w:.2f} {2 * shades[level]}  " for w, level in zip(weights, levels, strict=True)]
         print("  " + "".join(cells) + plots.printable(statement))
     for remark in answer.remarks():
         print(plots.printable(remark))

@@ -450,13 +450,17 @@ def extend(the_run, epochs):
     Schedules and compiling stay as they were settled for the number with which the run began.
 
     Raises:
-        InputError: the state of a finished model is missing.
+        InputError: the state of a finished model is missing, or rows were being written when the run was stopped.
     """
     record = the_run.record
     for name in record["outcomes"]:
         path = the_run.path(f"state{name}.npz")
         if not os.path.exists(path):
             raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
+    if record["appending"].keys() - record["appended"]:
+        raise InputError(
+            f"{the_run.folder}: this run was stopped while it wrote its scores; continue it without --epochs first."
+        )
     record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
     for values in (record["asked"], record["flags"], record["params"]):
         values["epochs"] = epochs

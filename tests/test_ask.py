@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import resource
 import select
 import subprocess
 import sys
@@ -398,6 +399,16 @@ def test_a_file_with_one_wrong_byte_is_refused(trained, tmp_path):
         ask.Answerer(str(path))
 
 
+def test_weights_that_are_claimed_and_not_there_are_refused(variant):
+    """A file of a few bytes may say of a table that it has gigabytes, all of them zero."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_dataset("W", shape=(10**5, 10**5), chunks=(10**3, 10**3), dtype="float32")
+    assert len(content.getvalue()) < 10**6
+    with pytest.raises(InputError, match="weights that are not in the file"):
+        ask.Answerer(variant(weights=content.getvalue()))
+
+
 @pytest.fixture
 def changed_weights(trained):
     """Gives the weights file of the trained model after a change: a function of the `h5py.File`."""
@@ -413,6 +424,54 @@ def changed_weights(trained):
 
 
 TABLE = "vars/0"
+
+
+def replace(file, name, **options):
+    shape, dtype = file[name].shape, file[name].dtype
+    del file[name]
+    file.create_dataset(name, shape=shape, dtype=dtype, **options)
+
+
+def stored_outside(file, path):
+    replace(file, TABLE, external=[(path, 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual(file, path):
+    layout = h5py.VirtualLayout(file[TABLE].shape, file[TABLE].dtype)
+    layout[:] = h5py.VirtualSource(path, "W", shape=file[TABLE].shape)
+    del file[TABLE]
+    file.create_virtual_dataset(TABLE, layout)
+
+
+def external_link(file, path):
+    del file[TABLE]
+    file[TABLE] = h5py.ExternalLink(path, "W")
+
+
+def soft_link(file, path):
+    file["elsewhere"] = file[TABLE][()]
+    del file[TABLE]
+    file[TABLE] = h5py.SoftLink("/elsewhere")
+
+
+@pytest.mark.parametrize("change", [stored_outside, virtual, external_link, soft_link])
+def test_weights_outside_the_file_are_refused_before_keras_reads_them(
+    variant, changed_weights, trained, tmp_path, monkeypatch, change
+):
+    import training
+
+    with zipfile.ZipFile(trained.model) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        table = file[TABLE][()]
+    secret = str(tmp_path / "secret")
+    if change is stored_outside:
+        table.tofile(secret)
+    else:
+        with h5py.File(secret, "w") as file:
+            file["W"] = table
+    path = variant(weights=changed_weights(lambda file: change(file, secret)))
+    monkeypatch.setattr(training.MemN2N_KV, "load_weights", None)  # Keras 3.15 refuses some of them itself
+    with pytest.raises(InputError, match="found weights (behind a link|that are not in the file)"):
+        ask.Answerer(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -439,6 +498,27 @@ def test_weights_that_do_not_fit_are_refused(variant):
     for change in ({"feature_size": 39}, {"reader": "telepathy"}):
         with pytest.raises(InputError, match="do not fit"):
             ask.Answerer(variant(lambda saved, change=change: saved["config"].update(change)))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"feature_size": 41},
+        {"embedding_size": 2000, "memory_size": 10_000},
+        {"feature_size": 2000, "hops": 100},
+        {"feature_size": 2000, "hops": 100, "reader": "simple_gru", "tying": "adjacent"},
+    ],
+)
+def test_sizes_beyond_the_weights_are_refused_before_memory_is_taken(variant, sizes):
+    import training
+
+    path = variant(lambda saved: saved["config"].update(sizes))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="found fewer weights than the [0-9,]+ of its configuration"):
+        ask.Answerer(path)
+    with training.keras.StatelessScope():
+        pass  # now Keras initializes all variables that it was still to initialize
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
 @pytest.mark.parametrize(
