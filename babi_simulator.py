@@ -14,7 +14,6 @@ import hashlib
 import os
 import random
 from dataclasses import dataclass, field
-from functools import partial
 
 import files
 from flags import TASK_NAMES, TASKS, HelpFormatter, InputError, Parser, count, run_command, task_numbers
@@ -431,7 +430,7 @@ def in_world(tell, question, people=PEOPLE, places=PLACES, things=(), there_rate
 
     def make_story(dice):
         world = World(dice, people, places, things, there_rate)
-        return world.tell_and_ask(partial(tell, world), partial(question, world), statements)
+        return world.tell_and_ask(lambda: tell(world), lambda event: question(world, event), statements)
 
     return make_story
 
@@ -774,17 +773,13 @@ def write_files(output_dir, task_ids, train, test, seed):
     existing = [path for path in plan if os.path.lexists(path)]
     if existing:
         raise InputError(f"{existing[0]} exists already and is not overwritten; remove it or name another folder.")
-    try:
+    with files.saving(output_dir):
         os.makedirs(output_dir, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written: {error.strerror}; name another folder.") from error
     tasks = f"task{'s' if len(task_ids) > 1 else ''} {', '.join(map(str, task_ids))}"
     note = f"Not the published stories: babi_simulator.py made {tasks} with seed {seed}.\n"
-    files.append(os.path.join(output_dir, MARKER), lambda last_byte: note.encode())
+    files.append(os.path.join(output_dir, MARKER), note.encode())
     for path, content in plan.items():
-        with files.replacing(path) as temporary, open(temporary, "w", encoding="ascii", newline="\n") as file:
-            for lines in stories(*content):
-                file.write("\n".join(lines) + "\n")
+        files.write(path, "".join(f"{line}\n" for lines in stories(*content) for line in lines).encode())
 
 
 def main(argv=None):

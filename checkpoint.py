@@ -5,6 +5,7 @@ A run's folder holds, besides results, `run.json`, what was settled when the run
 one. Keras's `BackupAndRestore` writes weights in place and the epoch into another file, so a kill may leave half.
 """
 
+import contextlib
 import fcntl
 import glob
 import itertools
@@ -14,7 +15,6 @@ import platform
 import subprocess
 import time
 from importlib.metadata import version
-from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,11 +31,18 @@ class StillRunning(InputError):
     """Another process works on a run."""
 
 
+class Diverged(InputError):
+    """A number of a model in training is not finite."""
+
+
 class Run:
     """The folder of a run that this process, and no other, works on.
 
-    Attributes:
+    Args:
         folder: its path.
+        record: of a new run; None to continue a run from the record in its folder.
+
+    Attributes:
         record: the content of `run.json`, a dict. Settled at the beginning: `script`, `started`, `asked` (flags as
             given), `flags` (as settled), `params` (as recorded), `score_file`, `params_file`, `digests` of each model's
             corpus, `machine`. Changing: `name` (None without one), `outcomes` of models, `appending` and `appended`
@@ -43,10 +50,11 @@ class Run:
 
     Raises:
         StillRunning: another process works on it.
+        InputError: the folder holds no run, or a damaged one.
     """
 
-    def __init__(self, folder, record):
-        self.folder, self.record = folder, record
+    def __init__(self, folder, record=None):
+        self.folder, self.record = folder, record or read_record(folder)
         with files.saving(self.path(LOCK)):
             self._lock = open(self.path(LOCK), "a")  # held until the process ends
             try:
@@ -55,36 +63,19 @@ class Run:
                 self.close()
                 message = f"{folder}: this run is still going on; there is nothing to continue."
                 raise StillRunning(message) from error
+        self.record = record or read_record(folder)  # as it is now that nobody else changes it
 
     @classmethod
     def create(cls, log_dir, script):
-        """Begins a run in a new folder `<script>_<unix time>[_<n>]`; what is settled is still to be saved.
-
-        Args:
-            log_dir: the folder of runs; created if missing.
-            script: name of the script.
-        """
+        """Begins a run in a new folder `<log_dir>/<script>_<unix time>`; what is settled is still to be saved."""
         started = time.time_ns()
-        folder = stamp = os.path.join(log_dir, f"{script}_{started // 10**9}")
-        with files.saving(folder):
-            os.makedirs(log_dir, exist_ok=True)
-            for attempt in itertools.count(2):
-                try:
-                    os.mkdir(folder)
-                    break
-                except FileExistsError:  # another run of the same second
-                    folder = f"{stamp}_{attempt}"
-        return cls(folder, {"format": FORMAT, "script": script, "started": started, **nothing_done()})
-
-    @classmethod
-    def reopen(cls, folder, script):
-        """Opens a run to continue it; InputError if the folder holds none of this script, or a damaged one."""
-        run = cls(folder, read_record(folder))
-        run.record = read_record(folder)  # as it is now that nobody else changes it
-        if run.record["script"] != script:
-            run.close()
-            raise InputError(f"{folder}: is a run of {run.record['script']}.py; continue it with that script.")
-        return run
+        record = {"format": FORMAT, "script": script, "started": started}
+        record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
+        for second in itertools.count(started // 10**9):  # the next one that no other run has taken
+            folder = os.path.join(log_dir, f"{script}_{second}")
+            with files.saving(folder), contextlib.suppress(FileExistsError):
+                os.makedirs(folder)
+                return cls(folder, record)
 
     def close(self):
         """Releases the lock."""
@@ -98,12 +89,12 @@ class Run:
         """Writes the record."""
         files.write(self.path(RECORD), json.dumps(self.record, indent=1).encode())
 
-    def append_once(self, key, path, compose):
+    def append_once(self, key, *addition):
         """Appends to a file, once in the life of the run, however often it is killed meanwhile.
 
         Args:
             key: name of the addition in the record.
-            path, compose: see `files.append`.
+            *addition: path, content and perhaps header, see `files.append`.
         """
         if key in self.record["appended"]:
             return
@@ -112,14 +103,9 @@ class Run:
             self.record["appending"][key] = offset
             self.save()
 
-        files.append(path, compose, self.record["appending"].get(key), note)
+        files.append(*addition, offset=self.record["appending"].get(key), note=note)
         self.record["appended"].append(key)
         self.save()
-
-
-def nothing_done():
-    """The part of a record that changes, at its beginning."""
-    return {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
 
 
 def read_record(folder):
@@ -128,73 +114,50 @@ def read_record(folder):
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        if record["format"] == FORMAT:
-            return record
+        if record["format"] != FORMAT:
+            raise ValueError(path)
+        return record
     except FileNotFoundError as error:
         raise InputError(f"{folder}: is not the folder of a run: {RECORD} is missing.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: is damaged or not readable; the run cannot be continued.") from error
-    raise InputError(f"{path}: is of another version of this program; the run cannot be continued.")
-
-
-def is_active(folder):
-    """Whether a process works on the run in a folder."""
-    try:
-        with open(os.path.join(folder, LOCK)) as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (BlockingIOError, FileNotFoundError) as error:
-        return isinstance(error, BlockingIOError)
-    return False
+        message = f"{path}: is damaged, or of another version of this program; the run cannot be continued."
+        raise InputError(message) from error
 
 
 def newest(log_dir, script, asked):
-    """The folder of the newest unfinished run of a script with the flags `asked`; if all are finished, the newest.
-
-    Raises:
-        InputError: there is none.
-    """
-    matching = []
-    for path in glob.glob(os.path.join(glob.escape(log_dir), f"{script}_*", RECORD)):
-        folder = os.path.dirname(path)
-        record = read_record(folder)
-        if record["asked"] == asked:
-            matching.append((not record["finished"], record["started"], folder))
+    """The folder of the newest unfinished run of a script with the flags `asked`; if all are finished, the newest."""
+    paths = glob.glob(os.path.join(glob.escape(log_dir), f"{script}_*", RECORD))
+    records = {folder: read_record(folder) for folder in map(os.path.dirname, paths)}
+    matching = [folder for folder, record in records.items() if record["asked"] == asked]
     if not matching:
         raise InputError(
             f"{log_dir}: holds no run of {script}.py with these flags to continue; "
             "name its folder after --resume, or begin a run without --resume."
         )
-    return max(matching)[2]
+    return max(matching, key=lambda folder: (not records[folder]["finished"], records[folder]["started"]))
 
 
-class State(NamedTuple):
-    """The state of a model in training at the end of an epoch."""
+def save_state(path, history, seconds, arrays):
+    """Writes the state of a model in training at the end of an epoch into an `.npz` file.
 
-    epoch: int = 0  # epochs that are done
-    history: list = ()  # rows of the history file
-    seconds: float = 0.0  # training time so far
-    arrays: dict = None  # see `training.Trainer.state`
-
-
-def save_state(path, state):
-    """Writes a `State` into an `.npz` file."""
-    about = json.dumps([state.epoch, state.history, state.seconds]).encode()
+    Args:
+        path: the file.
+        history: rows of the history file, one for each epoch.
+        seconds: training time so far.
+        arrays: a dict, see `training.Trainer.state`.
+    """
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, about=np.frombuffer(about, np.uint8), **state.arrays)
+        np.savez(file, history=np.array(history, "S"), seconds=seconds, **arrays)
 
 
 def load_state(path):
-    """Reads a `State`; InputError if it is damaged."""
+    """(history, seconds, arrays) of a state, see `save_state`; InputError if it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)  # the archive has a checksum of each array
-        return State(*json.loads(arrays.pop("about").tobytes()), arrays)
+        return arrays.pop("history").astype(str).tolist(), float(arrays.pop("seconds")), arrays
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, RuntimeError, BadZipFile) as error:
         raise InputError(f"{path}: is damaged, or not the state of a model; it cannot be continued.") from error
-
-
-class Diverged(InputError):
-    """A number of a model in training is not finite."""
 
 
 def machine():
@@ -207,8 +170,5 @@ def machine():
 def commit():
     """The git commit of the project, with "+" if its files have changed since; None if it is not a git checkout."""
     describe = ["git", "--no-optional-locks", "-C", HERE, "describe", "--always", "--exclude=*", "--abbrev=40"]
-    try:
-        done = subprocess.run([*describe, "--dirty=+"], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    with contextlib.suppress(OSError):  # git is not installed
+        return subprocess.run([*describe, "--dirty=+"], capture_output=True, text=True).stdout.strip() or None

@@ -8,6 +8,7 @@ Errors are in percent, deviations those over seeds (with Bessel's correction). A
 finished, and only the tasks count that all runs have.
 """
 
+import fcntl
 import glob
 import importlib.util
 import os
@@ -101,7 +102,17 @@ def state_of(folder, record):
         histories = glob.glob(os.path.join(glob.escape(folder), "history*.csv"))
         epoch = max((int(scores.read_history(history)["epoch"][-1]) for history in histories), default=0)
         progress = f"epoch {epoch} of {record['flags']['epochs']}"
-    return progress if checkpoint.is_active(folder) else f"stopped, {progress}"
+    return progress if is_active(folder) else f"stopped, {progress}"
+
+
+def is_active(folder):
+    """Whether a process works on the run in a folder."""
+    try:
+        with open(os.path.join(folder, checkpoint.LOCK)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 # --- the list of runs -----------------------------------------------------------------------------------

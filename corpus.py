@@ -1,19 +1,19 @@
 """Where stories come from: a given folder, the published archive (fetched and checked), or the simulator."""
 
+import hashlib
+import io
 import os
-import socket
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 from six.moves.http_client import HTTPException
-from six.moves.urllib.error import HTTPError, URLError
+from six.moves.urllib.request import urlopen
 
 import babi_simulator
 import movie_utils
 from data_utils import TREE, parse_text
-from flags import HERE, TASKS, InputError, quiet_import
+from flags import HERE, TASKS, InputError
 
 DATA = os.path.join(HERE, "data")  # beside the scripts, wherever the command is started
 PUBLISHED = os.path.join(DATA, TREE, "en")
@@ -97,14 +97,8 @@ def _find(data_dir, name, folder, sources, parts, simulated, simulate):
 
 
 def is_simulated(folder):
-    """Whether a folder, or one around it up to the published tree, has the marker of simulated files."""
-    folder = Path(os.path.realpath(folder))
-    for parent in (folder, *folder.parents):
-        if os.path.exists(parent / babi_simulator.MARKER):
-            return True
-        if parent.name in (TREE, os.path.basename(FILMS)):
-            break
-    return False
+    """Whether a folder has the marker of simulated files."""
+    return os.path.exists(os.path.join(folder, babi_simulator.MARKER))
 
 
 def simulated_questions(task_id, questions, split="test"):
@@ -119,44 +113,31 @@ def _has_files(folder):
 
 def _fetch(url, sha256, folder, parts):
     """Puts the content of an archive in place, see `_find`; returns False if its host does not deliver it."""
+    content = _download(url, sha256)
+    if content is None:
+        return _has_files(folder)  # perhaps another process was luckier
+    if not hasattr(tarfile, "data_filter"):
+        raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=DATA) as temporary:
-        archive = _download(url, sha256, temporary)
-        if archive is None:
-            return _has_files(folder)  # perhaps another process was luckier
-        if not hasattr(tarfile, "data_filter"):
-            raise InputError("Python cannot unpack archives safely: update it to 3.10.12, 3.11.4 or newer.")
-        with tarfile.open(archive) as tar:
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(temporary, filter="data")  # no member outside the folder, no device, no outward link
         for path in sorted(Path(temporary).rglob(parts), key=lambda path: path.name == os.path.basename(folder)):
             _put_in_place(path, os.path.join(os.path.dirname(folder), path.name))
     return True
 
 
-def _download(url, sha256, folder):
-    """Fetches a file into a folder; returns its path if its checksum is right, else None."""
-    with quiet_import():
-        import keras  # here, because it imports TensorFlow
-
-    timeout, is_logging = socket.getdefaulttimeout(), keras.config.is_interactive_logging_enabled()
-    socket.setdefaulttimeout(SILENCE)
-    if not sys.stdout.isatty():
-        keras.config.disable_interactive_logging()  # in a file, the progress bar takes hundreds of lines
+def _download(url, sha256):
+    """The bytes at an address, or None if the host does not deliver bytes with the right checksum."""
     try:
-        return keras.utils.get_file("archive", url, file_hash=sha256, cache_dir=folder, cache_subdir="")
-    except Exception as error:
-        # Keras wraps a URLError in a bare Exception and reports a wrong checksum as a ValueError.
-        cause = error.__context__ if isinstance(error.__context__, URLError) else error
-        if not isinstance(cause, (OSError, HTTPException, ValueError)):
-            raise
-        if isinstance(cause, HTTPError):
-            cause.close()
-        reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
-        print(f"{url}: not fetched: {reason}.", flush=True)
-        return None
-    finally:
-        socket.setdefaulttimeout(timeout)
-        if is_logging:
-            keras.config.enable_interactive_logging()
+        with urlopen(url, timeout=SILENCE) as response:
+            content = response.read()
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+        problem = "its checksum is wrong"
+    except (OSError, HTTPException) as error:
+        problem = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    print(f"{url}: not fetched: {problem}.", flush=True)
+    return None
 
 
 def _put_in_place(path, target):

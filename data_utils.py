@@ -197,23 +197,15 @@ def load_task(data_dir, task_id, only_supporting=False):
     return tuple(get_stories(path, only_supporting) for path in paths)
 
 
-def load_validation(data_dir, task_id, only_supporting=False):
-    """The questions of a task's own validation file (`qa<N>_..._valid.txt`), or None if it has none."""
-    path = task_file(data_dir, task_id, "valid")
-    return get_stories(path, only_supporting) if path else None
-
-
-def split_by_story(questions, random_state=None):
+def split_by_story(questions, random_state=None, source="training"):
     """Splits questions of one file into (training, validation), a tenth of the stories, both in the order of the file.
 
-    `random_state` is a seed; None splits differently each time.
-
-    Raises:
-        InputError: there are fewer than two stories.
+    `random_state` is a seed; None splits differently each time. `source` names the questions in the InputError that
+    says that there are fewer than two stories.
     """
     stories = sorted({question.story for question in questions})
     if len(stories) < 2:
-        raise InputError("validation is split off by story, which needs at least two training stories.")
+        raise InputError(f"{source}: validation is split off by story, which needs at least two training stories.")
     # The same split as scikit-learn's GroupShuffleSplit, whose import takes longer than reading all twenty tasks.
     shuffled = np.random.RandomState(random_state).permutation(len(stories))
     chosen = {stories[i] for i in shuffled[: math.ceil(0.1 * len(stories))]}
@@ -384,8 +376,9 @@ class Corpus(NamedTuple):
 def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=0.0, random_state=None):
     """Reads the tasks that share one model.
 
-    The vocabulary is that of the training questions that remain after the split; sentence and memory sizes are those of
-    training and validation. Nothing is taken from the test files.
+    A task without a file for validation (`qa<N>_..._valid.txt`) is split. The vocabulary is that of the training
+    questions that remain; sentence and memory sizes are those of training and validation. Nothing is taken from the
+    test files.
 
     Args:
         data_dir: a folder of bAbI files.
@@ -404,12 +397,11 @@ def load_corpus(data_dir, tasks, memory_size, only_supporting=False, time_noise=
     splits, task_of = ([], [], []), ([], [], [])  # training, validation, testing: examples, and the task of each
     for task in tasks:
         training, testing = load_task(data_dir, task, only_supporting)
-        validation = load_validation(data_dir, task, only_supporting)
-        if validation is None:
-            try:
-                training, validation = split_by_story(training, random_state=random_state)
-            except InputError as error:
-                raise InputError(f"{data_dir}: task {task}: {error}") from error
+        validation_file = task_file(data_dir, task, "valid")
+        if validation_file:
+            validation = get_stories(validation_file, only_supporting)
+        else:
+            training, validation = split_by_story(training, random_state, f"{data_dir}: task {task}")
         for split, numbers, examples in zip(splits, task_of, (training, validation, testing), strict=True):
             split += examples
             numbers += [task] * len(examples)

@@ -23,7 +23,7 @@ import files
 import plots
 import scores
 from ask import DEFAULT_MODEL, load_network
-from flags import KINDS, TASK_NAMES, TASKS, InputError, Parser, folder, path, run_command, task_numbers
+from flags import KINDS, TASK_NAMES, TASKS, InputError, Parser, folder, output_path, run_command, task_numbers
 
 FILES = {"test": "test", "training": "train", "validation": "valid"}  # by split: how the name of a task's file ends
 PREDICTION_COLUMNS = ("task", "story", "line", "question", "answer", "prediction", "right", "probability")
@@ -362,12 +362,12 @@ def flag_parser():
     add("--data_dir", type=folder, help="folder of questions (default: that of the run that made the model)")
     add("--task_id", type=task_numbers, help="task 1 to 20, a list or a range (default: all tasks of the models)")
     add("--split", choices=FILES, default="test", help="which questions (default: test)")
-    add("--predictions", type=path, metavar="FILE.csv", help="write answer and probability of every question")
+    add("--predictions", type=output_path, metavar="FILE.csv", help="write answer and probability of every question")
     add(
         "--confusion",
-        type=path,
+        type=output_path,
         nargs="?",
-        const="",
+        const=False,
         metavar="FILE.csv",
         help="print how often each answer is predicted for each right answer, or write it into a file",
     )
@@ -377,9 +377,6 @@ def flag_parser():
 def main(argv=None):
     """Evaluates as the flags say."""
     flags = flag_parser().parse_args(argv)
-    for name in ("predictions", "confusion"):
-        if getattr(flags, name):
-            files.check_appendable(getattr(flags, name), f"--{name}")
     if flags.confusion is not None and not importlib.util.find_spec("pandas"):
         raise InputError("--confusion needs pandas: pip install -r requirements-desk.txt.")
     queries, models, data_dir, simulated = load(flags.model, flags.data_dir, flags.task_id, flags.split)

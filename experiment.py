@@ -27,7 +27,6 @@ import files
 import movie_utils
 import plots
 import scores
-from checkpoint import State
 from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
@@ -46,7 +45,6 @@ class Job(NamedTuple):
     corpus: data_utils.Corpus
     seed: int
     folder: str  # of the run
-    jit_compile: bool
     parallel: bool  # whether other models train beside it
 
     @property
@@ -121,9 +119,9 @@ def train_model(job, say=print):
 
     flags, corpus = job.flags, job.corpus
     state_path, history_path = job.path("state", "npz"), job.path("history", "csv")
-    state = State(history=[])
+    history, seconds, state = [], 0.0, None
     if os.path.exists(state_path):
-        state = checkpoint.load_state(state_path)
+        history, seconds, state = checkpoint.load_state(state_path)
     elif os.path.exists(history_path):  # written after the first state: a run never silently restarts
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
     check_claim = cluster.claim(job.path("claim", "txt"))
@@ -131,18 +129,16 @@ def train_model(job, say=print):
     schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
     kept = flags.keep == "best", flags.patience
     report = training.Report(corpus, *schedule, job.heading(), progress_bar, say, *kept)
-    width = len(report.columns)
-    report.rows = [row + [""] * (width - len(row)) for row in state.history]  # earlier versions had fewer columns
-    report.best = (state.arrays or {}).get("best")
+    report.rows = history
+    report.best = state and state.get("best")
     begin = last_save = time.monotonic()
 
     def save(epoch, logs):
         nonlocal last_save
         check_claim()
         if report.reported or time.monotonic() - last_save > SAVE_SECONDS:
-            seconds = state.seconds + time.monotonic() - begin
             arrays = report.model.state() | ({} if report.best is None else {"best": report.best})
-            checkpoint.save_state(state_path, State(epoch + 1, report.rows, seconds, arrays))
+            checkpoint.save_state(state_path, report.rows, seconds + time.monotonic() - begin, arrays)
             files.write(history_path, scores.csv_bytes(report.rows, report.columns))
             last_save = time.monotonic()
 
@@ -150,9 +146,9 @@ def train_model(job, say=print):
     if flags.tensorboard:
         folder = os.path.join(job.folder, f"tensorboard{job.name}")
         callbacks += training.tensorboard(folder, hyperparameters(flags, job.seed))
-    epochs_done = flags.epochs if report.out_of_patience() else state.epoch
+    epochs_done = flags.epochs if report.out_of_patience() else len(history)
     try:
-        trainer = training.train(flags, corpus, job.seed, job.jit_compile, callbacks, epochs_done, state.arrays)
+        trainer = training.train(flags, corpus, job.seed, compiled(flags, corpus), callbacks, epochs_done, state)
     except (MemoryError, training.tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
@@ -166,7 +162,7 @@ def train_model(job, say=print):
             trainer.network.save(temporary)
         except (RuntimeError, ValueError) as error:  # h5py and zipfile have errors of their own for a full disk
             raise OSError(str(error)) from error
-    return Outcome(job.seed, rows, loss, state.seconds + time.monotonic() - begin)
+    return Outcome(job.seed, rows, loss, seconds + time.monotonic() - begin)
 
 
 # --- several models -------------------------------------------------------------------------------------
@@ -316,10 +312,10 @@ def run(script, flags, task_groups, source=STORIES, submit=None):
     if flags.resume is None:
         the_run, corpora = begin(script, flags, task_groups, source)
     else:
-        the_run = checkpoint.Run.reopen(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)), script)
+        the_run = checkpoint.Run(flags.resume or checkpoint.newest(flags.log_dir, script, asked(flags)))
     try:
         if flags.resume is not None:
-            flags, corpora = resume(the_run, flags, task_groups, source)
+            flags, corpora = resume(the_run, script, flags, task_groups, source)
         if submit is None:  # else the caller has its own way to continue
             say_when_stopped(f"stopped; {how_to_continue(the_run, flags)}")
         if corpora:
@@ -351,7 +347,7 @@ def begin(script, flags, task_groups, source):
     if flags.output_file:
         scores.check_score_file(flags.output_file)
     if vars(flags).get("param_output_file"):
-        files.check_appendable(flags.param_output_file, "--param_output_file", r"\w+=.*|\s*", "NAME=value")
+        files.check_first_line(flags.param_output_file, "--param_output_file", r"\w+=.*|\s*", "NAME=value")
         if os.path.realpath(flags.param_output_file) == os.path.realpath(flags.output_file or ""):
             raise InputError(f"{flags.output_file}: cannot hold scores and flags; change --param_output_file.")
     if flags.tensorboard and not importlib.util.find_spec("tensorboard"):
@@ -399,58 +395,51 @@ def params(flags, corpora):
     return values
 
 
-def params_bytes(values, last_byte=b""):
-    """NAME=value lines to append to a parameter file: an empty line separates them from what is there."""
-    text = "".join(f"{name}={value}\n" for name, value in values.items())
-    return (("\n" if last_byte else "") + text).encode()
-
-
-def resume(the_run, flags, task_groups, source):
+def resume(the_run, script, flags, task_groups, source):
     """Checks that nothing on which a run depends has changed, and extends it if the flags say so.
 
     Returns:
         (settled flags, a list of `data_utils.Corpus`, one for each model; none if the run is finished).
     """
-    folder, record, changeable = the_run.folder, the_run.record, ("data_dir", "output_file")
-    for name, value in asked(flags).items():
-        same = value in (record["asked"].get(name), record["flags"].get(name))
-        same = same or name == "epochs" and value > record["flags"]["epochs"]
-        if name in flags.given and name not in changeable and not same:
+    folder, record, settled = the_run.folder, the_run.record, the_run.record["flags"]
+    if record["script"] != script:
+        raise InputError(f"{folder}: is a run of {record['script']}.py; continue it with that script.")
+    given = {name: value for name, value in asked(flags).items() if name in flags.given}
+    is_longer = given.get("epochs", 0) > settled["epochs"]
+    for name, value in given.items():
+        may_change = name in ("data_dir", "output_file") or name == "epochs" and is_longer
+        if not may_change and value not in (record["asked"].get(name), settled.get(name)):
             raise InputError(
-                f"{folder}: this run has --{name} {record['flags'].get(name)}, not {value}; leave --{name} out, or "
+                f"{folder}: this run has --{name} {settled.get(name)}, not {value}; leave --{name} out, or "
                 "begin another run without --resume."
             )
-    if "output_file" in flags.given:  # for the rows that are not written yet
-        record["score_file"] = os.path.abspath(flags.output_file)
+    record["score_file"] = given.get("output_file", record["score_file"])  # for the rows that are not written yet
     if "name" in flags.given:
         record["name"] = flags.name
     progress = "continued"
-    if "epochs" in flags.given and flags.epochs > record["flags"]["epochs"]:
-        progress = f"extended from {record['flags']['epochs']} to {flags.epochs} epochs"
+    if is_longer:
+        progress = f"extended from {settled['epochs']} to {flags.epochs} epochs"
         extend(the_run, flags.epochs)
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
-    changed["cluster"] = flags.cluster
-    flags = argparse.Namespace(**{**vars(flags), **record["flags"], **changed})  # earlier versions had fewer flags
+    flags = argparse.Namespace(**{**vars(flags), **settled, **changed, "cluster": flags.cluster})
     if record["finished"]:
         if "name" in flags.given:
             the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
-    if flags.cluster:
-        cluster.check(flags.cluster)
-    scores.check_score_file(record["score_file"])
     for name, value in checkpoint.machine().items():
         if value != record["machine"].get(name):
             print(f"note: this run began with {name} {record['machine'].get(name)}, not {value}: digits may differ.")
+    scores.check_score_file(record["score_file"])
+    if flags.cluster:
+        cluster.check(flags.cluster)
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
-    for corpus, digest in zip(corpora, record["digests"], strict=True):
-        if data_utils.digest(corpus) != digest:
-            raise InputError(
-                f"{flags.data_dir}: {describe(corpus.tasks)}: the stories have changed since {folder} began; "
-                "it cannot be continued with others."
-            )
-    finished, models = len(record["outcomes"]), len(corpora) * flags.restarts
+    if [data_utils.digest(corpus) for corpus in corpora] != record["digests"]:
+        raise InputError(
+            f"{flags.data_dir}: the {source.content} have changed since {folder} began; it cannot go on with others."
+        )
     the_run.save()
+    finished, models = len(record["outcomes"]), len(corpora) * flags.restarts
     print(f"{label(the_run)}: {progress}; {finished} of {models} models are finished.", flush=True)
     return flags, corpora
 
@@ -475,15 +464,16 @@ def extend(the_run, epochs):
     record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
     for values in (record["asked"], record["flags"], record["params"]):
         values["epochs"] = epochs
-    record |= checkpoint.nothing_done()
+    record |= {"outcomes": {}, "finished": False}
 
 
 def train_all(the_run, flags, corpora, source, submit):
     """Trains and scores the models that are not finished, and writes the rows that are not written."""
     record, score_file = the_run.record, os.path.relpath(the_run.record["score_file"])
-    files.write(the_run.path("params.csv"), params_bytes(record["params"]))
+    lines = "".join(f"{name}={value}\n" for name, value in record["params"].items()).encode()
+    files.write(the_run.path("params.csv"), lines)
     if record["params_file"]:
-        the_run.append_once("params", record["params_file"], lambda last: params_bytes(record["params"], last))
+        the_run.append_once(f"params of {flags.epochs} epochs", record["params_file"], lines)
     for corpus in corpora:
         print(
             f"{describe(corpus.tasks)}: {len(corpus.training)} training, {len(corpus.validation)} validation, "
@@ -494,7 +484,7 @@ def train_all(the_run, flags, corpora, source, submit):
     finished = {name: Outcome(**outcome) for name, outcome in record["outcomes"].items()}
     parallel = len(corpora) * flags.restarts > 1
     jobs = [
-        Job(flags, corpus, flags.random_state + i, the_run.folder, compiled(flags, corpus), parallel)
+        Job(flags, corpus, flags.random_state + i, the_run.folder, parallel)
         for corpus in corpora
         for i in range(flags.restarts)
     ]
@@ -519,9 +509,8 @@ def train_all(the_run, flags, corpora, source, submit):
     print(scores.summary([row for outcome in chosen for row in outcome.rows]))
     if flags.restarts > 1:
         accuracies = [scores.overall(outcome.rows, 1) for outcome in outcomes]
-        print(
-            scores.restarts_summary([scores.mean_error(accuracies[i :: flags.restarts]) for i in range(flags.restarts)])
-        )
+        errors = [scores.mean_error(accuracies[i :: flags.restarts]) for i in range(flags.restarts)]
+        print(scores.restarts_summary(errors))
     print(f"scores in {score_file}; models, histories and flags in {the_run.folder}")
     if flags.simulated:
         say_simulated(flags.data_dir, source)
@@ -544,26 +533,23 @@ def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
     Args:
         the_run: `checkpoint.Run`.
         flags: settled flags.
-        jobs: the restarts.
-        outcomes: their outcomes.
+        jobs, outcomes: the restarts.
         earlier_rows: rows of the models before them, to which theirs are added.
 
     Returns:
         The outcome that validation chose.
     """
     chosen = max(outcomes, key=Outcome.merit)
-    several = flags.restarts > 1
-    rows = []
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        seed = job.seed if several else None
-        rows += scores.rows(outcome.rows, flags.simulated, seed, several and outcome is chosen)
-        if several and outcome is chosen:
-            for kind, extension in (("model", "keras"), ("history", "csv")):
-                path = job.path(kind, extension)
-                with files.replacing(path.replace(f"_seed{job.seed}.", ".")) as temporary:
-                    shutil.copyfile(path, temporary)
-    key, path = f"scores of {describe(jobs[0].corpus.tasks)}", the_run.record["score_file"]
-    the_run.append_once(key, path, lambda last: scores.csv_bytes(rows, last_byte=last))
+    if flags.restarts == 1:
+        rows = scores.rows(chosen.rows, flags.simulated)
+    else:
+        rows = [row for o in outcomes for row in scores.rows(o.rows, flags.simulated, o.seed, o is chosen)]
+        for kind, extension in (("model", "keras"), ("history", "csv")):
+            path = jobs[outcomes.index(chosen)].path(kind, extension)
+            with files.replacing(path.replace(f"_seed{chosen.seed}.", ".")) as temporary:
+                shutil.copyfile(path, temporary)
+    key = f"scores of {describe(jobs[0].corpus.tasks)} after {flags.epochs} epochs"
+    the_run.append_once(key, the_run.record["score_file"], scores.csv_bytes(rows, ()), scores.csv_bytes([]))
     earlier_rows += rows
     files.write(the_run.path("scores.csv"), scores.csv_bytes(earlier_rows))
     return chosen
@@ -577,7 +563,7 @@ def say_simulated(data_dir, source):
 
 def label(the_run):
     """The folder of a run, with its name if it has one."""
-    return f"{the_run.folder} ({the_run.record['name']})" if the_run.record.get("name") else the_run.folder
+    return f"{the_run.folder} ({the_run.record['name']})" if the_run.record["name"] else the_run.folder
 
 
 def how_to_continue(the_run, flags):

@@ -44,23 +44,20 @@ def replacing(path):
 
 
 def write(path, content):
-    """Atomically replaces a file by one with the given bytes.
-
-    Raises:
-        Unsaved: see `replacing`.
-    """
+    """Atomically replaces a file by one with the given bytes; see `replacing`."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
-def append(path, compose, offset=None, note=lambda offset: None):
+def append(path, content, header=b"", offset=None, note=lambda offset: None):
     """Appends to a file in place, under a lock, all or nothing.
 
-    The folder need not be writable, and `tail -f` sees what is added.
+    The folder need not be writable, and `tail -f` sees what is added. An unfinished last line is ended first.
 
     Args:
         path: the file; created if missing.
-        compose: a function from the last byte of the file (b"" where it is empty) to the bytes to add.
+        content: the bytes to add.
+        header: bytes that precede them in an empty file.
         offset: the size of the file before an earlier attempt that may have been killed; what that attempt wrote is
             completed, not written twice.
         note: called with the size of the file before anything is written.
@@ -72,12 +69,15 @@ def append(path, compose, offset=None, note=lambda offset: None):
         fcntl.flock(file, fcntl.LOCK_EX)
 
         def addition_at(place):
-            file.seek(max(0, place - 1))
-            return compose(file.read(min(1, place)))
+            if place == 0:
+                return header + content
+            file.seek(place - 1)
+            return content if file.read(1) == b"\n" else b"\n" + content
 
         size = file.seek(0, os.SEEK_END)
         start = size if offset is None else min(offset, size)
         addition = addition_at(start)
+        file.seek(start)
         present = file.read(len(addition))
         if present == addition:
             return
@@ -93,27 +93,10 @@ def append(path, compose, offset=None, note=lambda offset: None):
             raise
 
 
-def check_appendable(path, flag, first_line=".*", expected=None):
-    """Raises InputError unless a regular file can be created or appended to at `path`; changes nothing.
-
-    Args:
-        path: the file.
-        flag: the flag that named it, for the message.
-        first_line: a pattern that the first line of an existing file must match, if it has one.
-        expected: that line in words.
-    """
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # does not wait for the other end of a pipe
-        problem = None if os.path.isfile(path) else "it is not a regular file"
-    except FileNotFoundError:
-        folder = os.path.dirname(os.path.realpath(path))
-        problem = None if os.access(folder, os.W_OK) else f"the folder {folder} does not exist or is not writable"
-    except OSError as error:
-        problem = error.strerror
-    if problem:
-        raise InputError(f"{path}: cannot be written: {problem}; change {flag}.")
+def check_first_line(path, flag, pattern, expected):
+    """Raises InputError, which names a flag, if a file's first line does not match a pattern, `expected` in words."""
     if os.path.isfile(path):
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with saving(path), open(path, encoding="utf-8", errors="replace") as file:
             line = file.readline(1000)
-        if line and not re.fullmatch(first_line, line.rstrip("\r\n")):
+        if line and not re.fullmatch(pattern, line.rstrip("\r\n")):
             raise InputError(f"{path}, line 1: expected {expected}, found another kind of file; change {flag}.")

@@ -168,19 +168,17 @@ def _watch_signals():
 # --- types of values --------------------------------------------------------------------------------------
 
 
-def number(kind, low, high=None, above=False):
+def number(kind, low, high=LARGEST_FLOAT, above=False):
     """An argparse type: an int or float of at least `low`, or above `low`, and at most `high`."""
-    expected = f"{'above' if above else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
+    expected = f"number {'above' if above else 'at least'} {low} and at most {high}"
 
     def parse(text):
         value = kind(text)
-        if not abs(value) < LARGEST_FLOAT:
-            raise argparse.ArgumentTypeError(f"expected a number that float32 can hold, found {text!r}")
-        if not (value > low if above else value >= low) or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"expected a number {expected}, found {text!r}")
+        if not low <= value <= high or above and value == low:
+            raise argparse.ArgumentTypeError(f"expected a {expected}, found {text!r}")
         return value
 
-    parse.__name__ = f"number {expected}" if kind is float else f"whole number {expected}"  # argparse prints it
+    parse.__name__ = expected if kind is float else f"whole {expected}"  # argparse prints it
     return parse
 
 
@@ -212,6 +210,21 @@ def path(text):
     """An argparse type: a file name that can be printed, so without line breaks and bytes that are not UTF-8."""
     if not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r}: expected a file name of printable characters")
+    return text
+
+
+def output_path(text):
+    """An argparse type: the name of a regular file that can be created or appended to; changes nothing."""
+    try:
+        os.close(os.open(path(text), os.O_RDWR | os.O_NONBLOCK))  # does not wait for the other end of a pipe
+        problem = None if os.path.isfile(text) else "it is not a regular file"
+    except FileNotFoundError:
+        parent = os.path.dirname(os.path.realpath(text))
+        problem = None if os.access(parent, os.W_OK) else f"the folder {parent} does not exist or is not writable"
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        raise argparse.ArgumentTypeError(f"{text}: cannot be written: {problem}")
     return text
 
 
@@ -417,9 +430,9 @@ def training_parser(description, films=False, **defaults):
     add = parser.add_argument_group("files").add_argument
     add("--name", type=title, help="what the run is called, in its record and its first line")
     default = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
-    add("--output_file", type=path, help=f"score file, appended to if it exists{default}")
+    add("--output_file", type=output_path, help=f"score file, appended to if it exists{default}")
     if "param_output_file" in defaults:
-        add("--param_output_file", type=path, help="file of NAME=value lines (default: logs/params_<unix time>.csv)")
+        add("--param_output_file", type=output_path, help="flags as used (default: logs/params_<unix time>.csv)")
     add("--log_dir", type=path, default="logs", help="folder in which each run makes a folder of its own")
     add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
     add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")

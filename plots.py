@@ -3,7 +3,8 @@
     python plots.py logs/joint_1795388665
 
 draws the pictures of a run again, from the files in its folder: `curves.png` for `history.csv` (`curves_task7.png` for
-`history_task7.csv`), and `tasks.png` if several tasks have scores.
+`history_task7.csv`), and `tasks.png` if several tasks have scores. A file that cannot be read or written is an
+`InputError`.
 """
 
 import os
@@ -44,9 +45,6 @@ def curves(history_csv, png, simulated=False, linear_start=0):
         png: the picture to write.
         simulated: whether the stories are simulated; the picture says so.
         linear_start: the number of epochs without softmax; a vertical line marks their end.
-
-    Raises:
-        InputError: the history cannot be read, or the picture cannot be written.
     """
     history = scores.read_history(history_csv)
     epochs, losses = history["epoch"], history["loss"]
@@ -88,11 +86,7 @@ def curves(history_csv, png, simulated=False, linear_start=0):
 
 
 def tasks(score_file, png, regime="joint"):
-    """Draws the test accuracy of each task of a score file beside those of `scores.read_published(regime)`.
-
-    Raises:
-        InputError: the scores cannot be read, or the picture cannot be written.
-    """
+    """Draws the test accuracy of each task of a score file beside those of `scores.read_published(regime)`."""
     by_task, simulated = scores.read_scores(score_file)
     accuracies = np.array(list(by_task.values()))
     places = np.arange(len(by_task))
@@ -114,12 +108,8 @@ def tasks(score_file, png, regime="joint"):
         keys.append(axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1, label="failed: error above 5 %"))
     for place, accuracy in zip(places, accuracies, strict=True):
         axes.annotate(f"{100 * accuracy:.1f}", (111, place), va="center", ha="right", color=BLUE, annotation_clip=False)
-    axes.set_yticks(places, [task if films else f"{TASK_NAMES[task]}  {task:>2}" for task in by_task])
-    axes.tick_params(axis="y", length=0)
-    axes.set(xlim=(0, 100), ylim=(len(by_task) - 0.4, -0.6))
     published_note = "" if films else " (published systems: 1,000 training questions per task)"
-    axes.set_xlabel(f"test accuracy in %{published_note}")
-    _use_plain_style(axes, "x")
+    _use_rows_of_tasks(axes, by_task, published_note)
     figure.legend(handles=keys, loc="lower center", ncols=4, frameon=False)
     error, failed = scores.mean_error(accuracies), scores.count_failed(accuracies)
     title = f"Mean error {error:.2f} %, failed tasks: {failed} of {len(by_task)}"
@@ -139,9 +129,6 @@ def comparison(path, runs, simulated=False):
             a dict from task to the mean test accuracy in percent and its standard deviation. Deviations of a single
             seed are nan.
         simulated: whether the stories are simulated; the picture says so.
-
-    Raises:
-        InputError: the picture cannot be written.
     """
     names = list(dict.fromkeys(task for run in runs for task in run["tasks"]))
     rows = max(len(names), 1)
@@ -167,12 +154,8 @@ def comparison(path, runs, simulated=False):
         task_axes.errorbar(means, places, xerr=np.nan_to_num(deviations), **bars)
     curve_axes.set(xlabel="epoch", ylabel="validation accuracy in %", xlim=(0, None))
     curve_axes.xaxis.get_major_locator().set_params(integer=True)
-    films = scores.ALL in names
-    task_axes.set_yticks(range(len(names)), [task if films else f"{TASK_NAMES[task]}  {task:>2}" for task in names])
-    task_axes.tick_params(axis="y", length=0)
-    task_axes.set(xlim=(0, 100), ylim=(rows - 0.4, -0.6), xlabel="test accuracy in %")
-    for axes, grid in ((curve_axes, "both"), (task_axes, "x")):
-        _use_plain_style(axes, grid)
+    _use_plain_style(curve_axes, "both")
+    _use_rows_of_tasks(task_axes, names)
     figure.legend(handles=keys, loc="lower left", frameon=False)
     _add_title(figure, "Mean and standard deviation over seeds", simulated)
     _save(figure, path)
@@ -187,9 +170,6 @@ def attention(path, statements, weights, empty, title):
         weights: attention of each statement in each hop (statements, hops).
         empty: attention of all empty slots together in each hop (hops,).
         title: the question and its answer, for example.
-
-    Raises:
-        InputError: the picture cannot be written.
     """
     table = np.vstack([weights, empty])
     slots, hops = table.shape
@@ -209,11 +189,7 @@ def attention(path, statements, weights, empty, title):
 
 
 def draw(folder):
-    """Draws all pictures of a run's folder and returns their names; of several seeds, only the chosen ones.
-
-    Raises:
-        InputError: a file cannot be read or written, or there is no history.
-    """
+    """Draws all pictures of a run's folder and returns their names; of several seeds, only the chosen ones."""
     histories = [path for path in sorted(Path(folder).glob("history*.csv")) if "_seed" not in path.name]
     if not histories:
         raise InputError(f"{folder}: expected the folder of a run, with history*.csv in it.")
@@ -255,6 +231,15 @@ def _use_plain_style(axes, grid):
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=LIGHT, linewidth=0.8)
+
+
+def _use_rows_of_tasks(axes, tasks, note=""):
+    """Gives axes a row for each task (or type of questions), for test accuracies in percent."""
+    labels = [f"{TASK_NAMES[task]}  {task:>2}" if task in TASK_NAMES else task for task in tasks]
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(0, 100), ylim=(max(len(labels), 1) - 0.4, -0.6), xlabel=f"test accuracy in %{note}")
+    _use_plain_style(axes, "x")
 
 
 def _add_title(figure, text, simulated):

@@ -78,11 +78,9 @@ def summary(rows):
 
 def restarts_summary(errors):
     """Lines about the mean test errors, in percent, of several seeds."""
-    by_seed = textwrap.fill(" ".join(f"{error:.2f}" for error in errors), 76)
-    return (
-        f"mean test error of {len(errors)} seeds: {np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %\n"
-        + textwrap.indent(by_seed, "  ")
-    )
+    indent = dict(initial_indent="  ", subsequent_indent="  ")
+    by_seed = textwrap.fill(" ".join(f"{error:.2f}" for error in errors), 78, **indent)
+    return f"mean test error of {len(errors)} seeds: {np.mean(errors):.2f} ± {np.std(errors, ddof=1):.2f} %\n{by_seed}"
 
 
 # --- written ----------------------------------------------------------------------------------------------
@@ -98,25 +96,17 @@ def rows(accuracies, simulated=False, seed=None, chosen=False):
     return [[f"{task}{note}", *(f"{accuracy:.4f}" for accuracy in values)] for task, *values in accuracies]
 
 
-def csv_bytes(rows, columns=COLUMNS, last_byte=b""):
-    """The bytes that append rows (lists of cells) to a CSV file whose last byte is `last_byte`, b"" if it is empty.
-
-    In an empty file, the header `columns` comes first; an unfinished last line is ended first.
-    """
+def csv_bytes(rows, columns=COLUMNS):
+    """The bytes of a CSV file of rows (lists of cells), after the header `columns` if it is not empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    if not last_byte:
-        writer.writerow(columns)
-    elif last_byte != b"\n":
-        text.write("\n")
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows] if columns else rows)
     return text.getvalue().encode()
 
 
 def check_score_file(path):
-    """Raises InputError unless `path` is, or can become, a score file to which rows can be appended."""
+    """Raises InputError if `path` is another kind of file, to which rows cannot be appended."""
     header = ",".join(COLUMNS)
-    files.check_appendable(path, "--output_file", re.escape(header), header)
+    files.check_first_line(path, "--output_file", re.escape(header), header)
 
 
 def history_columns(tasks):

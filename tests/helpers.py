@@ -33,8 +33,13 @@ def run(script, *arguments):
 
 def refusal(script, *arguments):
     """The sentence with which the `main` of an imported script refuses its input, before it trains."""
+
+    def error(parser, message):
+        raise InputError(message)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiment.train_model", lambda job: pytest.fail("the input is not refused"))
+        patch.setattr("flags.Parser.error", error)
         try:
             run(script, *arguments)
         except InputError as error:

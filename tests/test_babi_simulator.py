@@ -289,7 +289,7 @@ def test_folder_that_cannot_be_written(tmp_path):
     for folder in ("file", "file/below"):
         done = run("--task_id", 1, "--output_dir", tmp_path / folder)
         assert done.returncode == 2
-        assert "name another folder" in done.stderr and done.stderr.count("\n") == 1
+        assert "not saved: " in done.stderr and done.stderr.count("\n") == 1
         assert folder in done.stderr
 
 

@@ -135,9 +135,7 @@ def clone(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "SOURCES", ())
     monkeypatch.setattr(corpus, "SILENCE", 1)
     monkeypatch.setattr(corpus, "SIMULATED_QUESTIONS", 5)
-    before = socket.getdefaulttimeout()
-    yield tmp_path
-    socket.setdefaulttimeout(before)
+    return tmp_path
 
 
 def use(monkeypatch, *sources):
@@ -209,25 +207,12 @@ def test_fetched_corpus_joins_other_files(host, clone, monkeypatch):
     assert sorted(os.listdir(corpus.PUBLISHED)) == ["qa1_where_test.txt", "qa1_where_train.txt"]
 
 
-def test_a_progress_bar_on_a_terminal_only(host, monkeypatch, capsys):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    use(monkeypatch, host.offers("/corpus", sends(GOOD[:100], length=len(GOOD))))
-    find_corpus()
-    assert "0/" not in capsys.readouterr().out
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    find_corpus()
-    assert f"0/{len(GOOD)}" in sys.stdout.getvalue()
-
-
 # --- hosts that do not ----------------------------------------------------------------------------------
 
 # What the host does, and words of the message.
 FAILURES = {
-    "wrong checksum": (sends(b"<html>Log in to this network</html>"), "file hash does not match"),
-    "cut": (sends(GOOD[:100], length=len(GOOD)), f"got only 100 out of {len(GOOD)} bytes"),
+    "wrong checksum": (sends(b"<html>Log in to this network</html>"), "checksum is wrong"),
+    "cut": (sends(GOOD[:100], length=len(GOOD)), f"100 bytes read, {len(GOOD) - 100} more expected"),
     "cut chunk": (sends(GOOD[:100], length=len(GOOD), chunked=True), "IncompleteRead"),
     "missing": (missing, "HTTP Error 404"),
     "nonsense": (talks_nonsense, "nothing of HTTP"),
@@ -246,11 +231,10 @@ def test_next_host_is_asked_and_nothing_kept(failure, host, clone, monkeypatch, 
     use(monkeypatch, first)
     start = time.monotonic()
     assert find_corpus() == (corpus.SIMULATED, True)
-    assert time.monotonic() - start < 10  # seconds, most of them perhaps for the first import of Keras
+    assert time.monotonic() - start < 5
     assert os.listdir(clone / "data") == ["simulated"]  # no damaged download that a later run could trust
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(first[0])]
     assert words in line and line.endswith(".")
-    assert socket.getdefaulttimeout() is None
 
     use(monkeypatch, first, second)
     assert find_corpus() == (corpus.PUBLISHED, False)
@@ -327,8 +311,6 @@ def at_once(count):
 
 
 def test_two_may_fetch_at_once(host, clone, monkeypatch):
-    import keras  # noqa: F401 (otherwise both threads import it at once)
-
     together = threading.Barrier(2, timeout=10)
 
     def both(handler):
@@ -446,8 +428,7 @@ def test_given_folder_is_returned_as_it_is(host, clone, monkeypatch):
 def test_simulated_folders_are_recognised(clone, monkeypatch):
     babi_simulator.main(["--task_id", "1", "--train", "5", "--test", "5", "--output_dir", "mine"])
     (clone / "link").symlink_to("mine")
-    (clone / "mine/part").mkdir()
-    for folder in ("mine", "mine/", str(clone / "mine"), "link", "mine/part"):
+    for folder in ("mine", "mine/", str(clone / "mine"), "link"):
         assert find_corpus(folder) == (folder, True)
     monkeypatch.chdir(clone / "mine")
     assert is_simulated(".")

@@ -198,12 +198,12 @@ def test_empty_lines_at_the_end_take_linear_time():
 
 
 def test_validation_file_is_optional(small_corpus, tmp_path):
-    assert data_utils.load_validation(small_corpus, 1) is None
+    assert data_utils.task_file(small_corpus, 1, "valid") is None
     for split, answer in (("train", "barn"), ("valid", "mill"), ("test", "well")):
         (tmp_path / f"qa7_{split}.txt").write_text(f"1 Anna ran.\n2 Where is Anna?\t{answer}\t1\n")
     (tmp_path / "qa17_valid.txt").write_text("not a story of task 7")
     training, testing = data_utils.load_task(tmp_path, 7)
-    validation = data_utils.load_validation(tmp_path, 7)
+    validation = data_utils.get_stories(data_utils.task_file(tmp_path, 7, "valid"))
     assert [[example.answer for example in part] for part in (training, validation, testing)] == [
         ["barn"],
         ["mill"],

@@ -148,7 +148,7 @@ def test_what_cannot_be_evaluated_is_refused_in_a_sentence(models, small_corpus,
     lonely = shutil.copy(models.joint, tmp_path / "lonely.keras")
     data = f"--data_dir {small_corpus}"
     assert "must lie beside the model" in refusal(evaluate, f"--model {lonely} {data} --split training")
-    assert "change --predictions" in refusal(evaluate, f"--model {lonely} {data} --predictions {tmp_path}/no/a.csv")
+    assert "argument --predictions: " in refusal(evaluate, f"--model {lonely} {data} --predictions {tmp_path}/no/a.csv")
     run(evaluate, f"--model {lonely} {data}")  # test questions need no record
     (tmp_path / "run.json").write_text("{")
     assert "is damaged" in refusal(evaluate, f"--model {lonely} {data}")

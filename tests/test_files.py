@@ -6,17 +6,17 @@ import multiprocessing
 import os
 import pickle
 import resource
+from argparse import ArgumentTypeError
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers import HEADER, as_ordinary_user, temporary_files
 
 import files
+import flags
 import scores
-from flags import InputError
 
 ROWS = [["1", "0.5000", "0.6000", "0.7000"], ["2", "0.1000", "0.2000", "0.3000"]]
 LINES = "1,0.5000,0.6000,0.7000\n2,0.1000,0.2000,0.3000\n"
@@ -26,9 +26,9 @@ ignore_fork = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # these 
 fork = multiprocessing.get_context("fork")
 
 
-def compose(last_byte, rows=ROWS):
-    """The bytes that append rows to a score file; see `files.append`."""
-    return scores.csv_bytes(rows, last_byte=last_byte)
+def append(path, rows=ROWS, **options):
+    """Appends rows to a score file; see `files.append`."""
+    files.append(path, scores.csv_bytes(rows, ()), scores.csv_bytes([]), **options)
 
 
 @contextmanager
@@ -118,15 +118,15 @@ def test_an_unsaved_file_is_reported_by_worker_processes_too():
 
 def test_rows_are_appended_after_those_in_the_file(tmp_path):
     path = tmp_path / "scores.csv"
-    files.append(path, compose)
+    append(path)
     assert path.read_text() == f"{HEADER}\n{LINES}"
-    files.append(path, partial(compose, rows=ROWS[:1]))
+    append(path, ROWS[:1])
     assert path.read_text() == f"{HEADER}\n{LINES}{LINES.splitlines()[0]}\n"
     path.write_text(OLD.rstrip("\n"))  # an editor left out the last line end
-    files.append(path, compose)
+    append(path)
     assert path.read_text() == OLD + LINES
     path.write_text("")
-    files.append(path, compose)
+    append(path)
     assert path.read_text() == f"{HEADER}\n{LINES}"
 
 
@@ -136,7 +136,7 @@ def test_a_reader_of_the_open_file_sees_what_is_appended(tmp_path):
     path.write_text(OLD)
     with open(path) as reader:
         assert reader.read() == OLD
-        files.append(path, compose)
+        append(path)
         assert reader.read() == LINES
 
 
@@ -145,7 +145,7 @@ def test_mode_and_links_of_a_file_stay(tmp_path):
     path.write_text("")
     path.chmod(0o640)
     link.symlink_to(path)
-    files.append(link, compose)
+    append(link)
     assert link.is_symlink() and path.read_text() == f"{HEADER}\n{LINES}" and path.stat().st_mode & 0o777 == 0o640
 
 
@@ -159,13 +159,14 @@ def test_the_folder_need_not_be_writable(tmp_path, monkeypatch):
     folder.chmod(0o555)
     monkeypatch.chdir(folder)  # pytest's folders are closed to other users
 
-    def append():
+    def work():
         with pytest.raises(OSError):
             open("another", "w")
+        flags.output_path("scores.csv")
         scores.check_score_file("scores.csv")
-        files.append("scores.csv", compose)
+        append("scores.csv")
 
-    assert in_ordinary_users_process(append) == 0
+    assert in_ordinary_users_process(work) == 0
     assert path.read_text() == OLD + LINES
 
 
@@ -174,9 +175,9 @@ def test_a_failed_write_leaves_the_file_as_it_was(room, tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(OLD)
     with no_file_larger_than(len(OLD) + room), pytest.raises(files.Unsaved, match="scores.csv: not saved: File too"):
-        files.append(path, compose)
+        append(path)
     assert path.read_text() == OLD
-    files.append(path, compose)
+    append(path)
     assert path.read_text() == OLD + LINES
 
 
@@ -187,12 +188,12 @@ def test_a_killed_append_is_completed_and_not_repeated(old, written, tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(old)
     notes = []
-    files.append(path, compose, note=notes.append)
+    append(path, note=notes.append)
     whole = path.read_bytes()
     assert notes == [len(old)]
     os.truncate(path, len(whole) if written is None else len(old) + written)
     for _ in range(2):
-        files.append(path, compose, offset=len(old), note=notes.append)
+        append(path, offset=len(old), note=notes.append)
         assert path.read_bytes() == whole
 
 
@@ -202,9 +203,9 @@ def test_others_may_append_before_a_killed_append_is_completed(old, is_written, 
     path = tmp_path / "scores.csv"
     path.write_text(old)
     if is_written:
-        files.append(path, compose)
-    files.append(path, partial(compose, rows=[["3", "0.0", "0.0", "0.0"]]))
-    files.append(path, compose, offset=len(old))
+        append(path)
+    append(path, [["3", "0.0", "0.0", "0.0"]])
+    append(path, offset=len(old))
     rows = list(csv.reader(path.read_text().splitlines()))
     assert rows[0] == HEADER.split(",") and rows.count(rows[0]) == 1
     assert sorted(rows[1:]) == sorted([*ROWS, ["3", "0.0", "0.0", "0.0"], *list(csv.reader(old.splitlines()))[1:]])
@@ -213,7 +214,7 @@ def test_others_may_append_before_a_killed_append_is_completed(old, is_written, 
 def test_a_file_that_became_shorter_is_appended_to(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(OLD)
-    files.append(path, compose, offset=len(OLD) + 500)
+    append(path, offset=len(OLD) + 500)
     assert path.read_text() == OLD + LINES
 
 
@@ -226,7 +227,7 @@ def test_the_offset_is_noted_before_anything_is_written(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        files.append(path, compose, note=note)
+        append(path, note=note)
     assert path.read_text() == OLD
 
 
@@ -234,7 +235,7 @@ def test_appending_waits_for_the_lock(tmp_path):
     path = tmp_path / "scores.csv"
     with open(path, "w") as file, ThreadPoolExecutor(1) as pool:
         fcntl.flock(file, fcntl.LOCK_EX)
-        waiting = pool.submit(files.append, path, compose)
+        waiting = pool.submit(append, path)
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)
         file.write(OLD)
@@ -250,14 +251,14 @@ def test_many_processes_that_append_at_once_lose_nothing(tmp_path):
     processes, count = 16, 40
     barrier, path = fork.Barrier(processes + 1), tmp_path / "scores.csv"
 
-    def append(process):
+    def work(process):
         rows = [[str(process), *["0.1234"] * 3] for _ in range(count)]
         barrier.wait(timeout=60)
         for _ in range(3):
-            files.check_appendable(path, "--output_file")
-            files.append(path, partial(compose, rows=rows))
+            flags.output_path(str(path))
+            append(path, rows)
 
-    running = [fork.Process(target=append, args=(process,)) for process in range(processes)]
+    running = [fork.Process(target=work, args=(process,)) for process in range(processes)]
     for process in running:
         process.start()
     barrier.wait(timeout=60)
@@ -278,12 +279,12 @@ def test_many_processes_that_append_at_once_lose_nothing(tmp_path):
 def test_a_check_leaves_no_file_behind_and_none_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("scores.csv", str(tmp_path / "scores.csv"), "x" * 255):
-        files.check_appendable(path, "--output_file")
+        flags.output_path(path)
     assert os.listdir(tmp_path) == []
     Path("scores.csv").write_text(OLD)
     Path("link.csv").symlink_to("scores.csv")
     for path in ("scores.csv", "link.csv"):
-        files.check_appendable(path, "--output_file")
+        flags.output_path(path)
     assert Path("scores.csv").read_text() == OLD
 
 
@@ -312,16 +313,19 @@ def test_names_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     before = sorted(os.listdir())
     for problem, name in names.items():
         try:
-            files.check_appendable(name, "--output_file")
-        except InputError as error:
+            flags.output_path(name)
+        except ArgumentTypeError as error:
             message = str(error)
         else:
             pytest.fail(f"{problem}: not refused")
-        assert "cannot be written: " in message and message.endswith("; change --output_file."), problem
+        assert "cannot be written: " in message, problem
         assert "\n" not in message and name in message, problem
         assert sorted(os.listdir()) == before, problem
-    with open(os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)), pytest.raises(InputError, match="fifo: cannot"):
-        files.check_appendable("fifo", "--output_file")  # with a reader, it can be opened
+    with (
+        open(os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)),
+        pytest.raises(ArgumentTypeError, match="fifo: cannot"),
+    ):
+        flags.output_path("fifo")  # with a reader, it can be opened
 
 
 @ignore_fork
@@ -334,8 +338,8 @@ def test_files_and_folders_without_permission_are_refused(tmp_path, monkeypatch)
 
     def check():
         for path in ("scores.csv", "closed/scores.csv", "new.csv"):
-            with pytest.raises(InputError, match="cannot be written: .*(not writable|Permission denied); change"):
-                files.check_appendable(path, "--output_file")
+            with pytest.raises(ArgumentTypeError, match="cannot be written: .*(not writable|Permission denied)"):
+                flags.output_path(path)
 
     if os.geteuid():
         tmp_path.chmod(0o555)

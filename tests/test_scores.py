@@ -100,7 +100,7 @@ def test_rows_stand_whole_after_any_bytes(tmp_path_factory, content, accuracies)
     path.write_bytes(content)
     rows = scores.rows(accuracies)
     for _ in range(2):
-        files.append(path, lambda last_byte: scores.csv_bytes(rows, last_byte=last_byte))
+        files.append(path, scores.csv_bytes(rows, ()), scores.csv_bytes([]))
     result = path.read_bytes()
     assert result.startswith(content) and result.endswith(b"\n")
     addition = result[len(content) :].decode()
@@ -128,13 +128,6 @@ def test_only_score_files_and_empty_files_are_accepted(tmp_path_factory, content
     else:
         assert content == b"" or re.split(b"[\r\n]", content)[0] == HEADER
     assert path.read_bytes() == content
-
-
-def test_a_file_that_cannot_be_written_is_refused_and_none_is_left(tmp_path):
-    with pytest.raises(InputError, match="change --output_file"):
-        scores.check_score_file(str(tmp_path / "nowhere" / "scores.csv"))
-    scores.check_score_file(str(tmp_path / "scores.csv"))
-    assert os.listdir(tmp_path) == []
 
 
 # Histories --------------------------------------------------------------------------------------

@@ -134,8 +134,8 @@ def test_a_killed_trial_is_continued_and_none_is_lost(small, monkeypatch):
     place.mkdir()
     (place / "flags").write_text(killed.recipe(trial))
 
-    def kill(path, state):
-        save_state(path, state)
+    def kill(*state):
+        save_state(*state)
         raise KeyboardInterrupt
 
     save_state = checkpoint.save_state

@@ -57,7 +57,7 @@ def measure(job):
     flags = script.flag_parser().parse_args([*job["arguments"], "--random_state", "0"])
     begin = time.perf_counter()
     groups = [flags.task_id] if job["script"] == "joint" else [[task] for task in flags.task_id]
-    corpora = [experiment.load_corpus(flags, tasks) for tasks in groups]
+    corpora = [experiment.load_stories(flags, tasks) for tasks in groups]
     figures["data"] = time.perf_counter() - begin
     for corpus in corpora:
         if "repeat" in job:

@@ -152,7 +152,7 @@ def add(folders, experiment, data):
         known.add(key)
     os.makedirs(os.path.dirname(RUNS), exist_ok=True)
     cells = [[row[name] for name in COLUMNS] for _, row in rows]
-    files.append(RUNS, lambda last_byte: scores.csv_bytes(cells, COLUMNS, last_byte))
+    files.append(RUNS, scores.csv_bytes(cells, ()), scores.csv_bytes([], COLUMNS))
     print(f"{len(rows)} rows added to {RUNS}")
 
 
