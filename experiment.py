@@ -90,11 +90,12 @@ def describe(tasks):
 def compiled(flags, corpus):
     """Whether a model's steps are compiled with XLA; `auto` means if that saves more time than it takes.
 
-    Compiling takes 2 s (bow) or 5 s (GRU) on two cores; from about this many slots on, faster steps pay for it.
+    Compiling takes 2 s (bow), 5 s (GRU) or a minute (both) on two cores; from about this many slots on, faster steps
+    pay for it.
     """
     epochs = vars(flags).get("epochs_at_first", flags.epochs)  # a run that is extended stays as it began
     slots = len(corpus.training) * epochs * corpus.memory_size
-    worth_it = slots > (5_000_000 if flags.reader == "bow" else 1_250_000)
+    worth_it = slots > {"bow": 5_000_000, "simple_gru": 1_250_000, "both": 60_000_000}[flags.reader]
     return flags.jit_compile == "on" or flags.jit_compile == "auto" and worth_it
 
 

@@ -28,6 +28,7 @@ tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces it
 
 
 LARGEST_LOGITS = 4_000_000  # numbers in the logits of one batch
+SHORT_PHASE = 3_000  # steps of a linear end that take less time than compiling it
 
 
 def set_up_devices(threads=None, allow_soft_placement=True, log_device_placement=False):
@@ -194,9 +195,12 @@ class Trainer(keras.Model):
             return
         self.optimizer.build([self.vector])  # before tracing; otherwise TensorFlow traces twice
 
+        def compiles(phase):
+            return self.jit_compile and not (phase == "linear end" and self.linear_end_steps < SHORT_PHASE)
+
         def steps_of_epoch(phase, iterator):
             step = functools.partial(self.train_step, phase=phase)
-            if self.jit_compile:
+            if compiles(phase):
                 step = tf.function(step, jit_compile=True, autograph=False)
 
             def train(done, loss):
@@ -210,8 +214,9 @@ class Trainer(keras.Model):
         programs = {phase: tf.function(functools.partial(steps_of_epoch, phase), autograph=False) for phase in PHASES}
 
         def epoch(iterator):
-            program = programs[self.phase(int(self.optimizer.iterations))]
-            if self.jit_compile:
+            phase = self.phase(int(self.optimizer.iterations))
+            program = programs[phase]
+            if compiles(phase):
                 loss = program(iterator)
             else:  # steps are too small to be worth handing from thread to thread: this halves the time
                 with context.function_executor_type("SINGLE_THREADED_EXECUTOR"):
