@@ -564,7 +564,7 @@ def say_simulated(data_dir, source):
 
 def label(the_run):
     """The folder of a run, with its name if it has one."""
-    return f"{the_run.folder} ({the_run.record['name']})" if the_run.record["name"] else the_run.folder
+    return f"{the_run.folder} ({the_run.record['name']})" if the_run.record.get("name") else the_run.folder
 
 
 def how_to_continue(the_run, flags):

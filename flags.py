@@ -168,13 +168,15 @@ def _watch_signals():
 # --- types of values --------------------------------------------------------------------------------------
 
 
-def number(kind, low, high=LARGEST_FLOAT, above=False):
+def number(kind, low, high=None, above=False):
     """An argparse type: an int or float of at least `low`, or above `low`, and at most `high`."""
-    expected = f"number {'above' if above else 'at least'} {low} and at most {high}"
+    expected = f"number {'above' if above else 'at least'} {low}" + (f" and at most {high}" if high is not None else "")
 
     def parse(text):
         value = kind(text)
-        if not low <= value <= high or above and value == low:
+        if not abs(value) < LARGEST_FLOAT:
+            raise argparse.ArgumentTypeError(f"expected a number that float32 can hold, found {text!r}")
+        if not (value > low if above else value >= low) or (high is not None and value > high):
             raise argparse.ArgumentTypeError(f"expected a {expected}, found {text!r}")
         return value
 
