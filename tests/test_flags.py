@@ -75,7 +75,9 @@ def test_wrong_flags_are_one_sentence(text, capsys):
 
 @pytest.mark.parametrize("value", ["inf", "1e39", "1e300", "nan"])
 def test_numbers_beyond_float32_are_refused(value, capsys):
-    assert f"expected a number that float32 can hold, found '{value}'" in refusal(capsys, single, f"--learning_rate {value}")
+    assert f"expected a number that float32 can hold, found '{value}'" in refusal(
+        capsys, single, f"--learning_rate {value}"
+    )
     refusal(capsys, single, f"--gradient_noise {value}")
     refusal(capsys, single, f"--l2_lambda {value}")
 
