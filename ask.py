@@ -24,7 +24,7 @@ import data_utils
 import plots
 from flags import HERE, KINDS, TASKS, InputError, Parser, count, folder, number, run_command
 
-DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_1k.keras")
+DEFAULT_MODEL = os.path.join(HERE, "pretrained", "joint_10k.keras")
 EXPECTED = "expected a model.keras file that single.py or joint.py made"
 LARGEST_FILE = 1_000_000_000  # bytes of a model file, unpacked
 # Sizes that a file may ask for, at most; the weights for them must be in the file, too.
@@ -448,7 +448,7 @@ def main(argv=None):
     """Asks as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, metavar="FILE", help="model to ask (default: pretrained/joint_1k.keras)")
+    add("--model", default=DEFAULT_MODEL, metavar="FILE", help="model to ask (default: pretrained/joint_10k.keras)")
     add("--story", metavar="FILE", help="answer every question of a file, bAbI or plain text (-: standard input)")
     add("--json", action="store_true", help="print one JSON object a question")
     add("--top", type=count, default=TOP, help=f"likeliest words to print (default: {TOP})")

@@ -357,7 +357,7 @@ def flag_parser():
     """This script's flags."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    shipped = "pretrained/joint_1k.keras"
+    shipped = "pretrained/joint_10k.keras"
     add("--model", nargs="+", default=[DEFAULT_MODEL], metavar="FILE", help=f"models (default: {shipped})")
     add("--data_dir", type=folder, help="folder of questions (default: that of the run that made the model)")
     add("--task_id", type=task_numbers, help="task 1 to 20, a list or a range (default: all tasks of the models)")

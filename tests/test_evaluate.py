@@ -59,9 +59,9 @@ def test_scores_are_those_of_the_run(runs, models, name, split, capsys):
 def test_the_shipped_model_has_its_scores(published, capsys):
     run(evaluate, f"--data_dir {published}/en")
     lines = capsys.readouterr().out.splitlines()
-    rows = scores.read_rows(ROOT / "pretrained" / "joint_1k.scores.csv")
+    rows = scores.read_rows(ROOT / "pretrained" / "joint_10k.scores.csv")
     assert [line.split()[-1 - line.endswith("failed")] for line in lines[2:-1]] == [f"{row.test:.4f}" for row in rows]
-    assert lines[-1] == "mean test error 6.39 %, failed tasks (error above 5 %): 4 of 20"
+    assert lines[-1] == "mean test error 0.48 %, failed tasks (error above 5 %): 1 of 20"
 
 
 def test_a_model_answers_only_its_tasks(models, capsys):
