@@ -42,7 +42,7 @@ def examples(data_dir, tasks):
         sentences, `question` and `truth`.
 
     Raises:
-        InputError: the given folder has no file of any of the tasks, or a file breaks the format.
+        InputError: the given folder has no file of any of the tasks, or a file is malformed.
     """
     folder = data_dir or corpus.PUBLISHED
     examples_of_tasks = []

@@ -67,7 +67,7 @@ def parse_text(lines, source="bAbI text", plain=False):
         A list of `Question`, at least one.
 
     Raises:
-        InputError: a line breaks the format, or there is no question.
+        InputError: a line is malformed, or the text has no questions.
     """
 
     def error(problem):

@@ -369,8 +369,8 @@ class RecipeParser(Parser):
             "feature_size": not gru and adjacent and "adjacent tying uses --embedding_size for features",
             "encoding": gru and "only the bag of words has a position encoding",
             "epsilon": flags.optimizer == "sgd" and "SGD has no epsilon",
-            "linear_attention": not flags.linear_start and "there is no linear start",
-            "linear_end": not flags.linear_start and "there is no linear start",
+            "linear_attention": not flags.linear_start and "--linear_start is 0",
+            "linear_end": not flags.linear_start and "--linear_start is 0",
         }
         in_effect = {"feature_size": flags.embedding_size, "linear_end": 0}
         for name, reason in no_effect.items():

@@ -124,7 +124,7 @@ def read_metaqa_kb(path):
     """Reads a `KnowledgeBase` from lines `subject|relation|object`.
 
     Raises:
-        InputError: the file cannot be read, a line breaks the format, or there is no fact.
+        InputError: the file cannot be read, a line is malformed, or the file has no facts.
     """
     facts = []
     for number, line in numbered_lines(path):
@@ -143,7 +143,7 @@ def read_wikimovies_kb(path, known_names):
         known_names: set of names; a comma followed by a space parts objects except inside one of these.
 
     Raises:
-        InputError: the file cannot be read, a line breaks the format, or there is no fact.
+        InputError: the file cannot be read, a line is malformed, or the file has no facts.
     """
     pattern = re.compile(rf"\d+ (.+?) ({'|'.join([*RELATIONS, PLOT])}) (.+)")
     facts = []
@@ -273,7 +273,7 @@ def read_metaqa_questions(path, names, kinds_path=None):
         A list of `Question`.
 
     Raises:
-        InputError: a file cannot be read, a line breaks the format, or the files have not as many lines.
+        InputError: a file cannot be read, a line is malformed, or the files differ in their number of lines.
     """
     id_of = {name: number for number, name in enumerate(names, start=1)}
     questions = []
@@ -308,7 +308,7 @@ def read_wikimovies_questions(path, names):
         A list of (question, token ids of the answers that are entities).
 
     Raises:
-        InputError: the file cannot be read or a line breaks the format.
+        InputError: the file cannot be read or a line is malformed.
     """
     id_of = {name: number for number, name in enumerate(names, start=1)}
     questions = []
@@ -447,7 +447,7 @@ def load(folder, question_hops=1, validation_seed=0):
         `Films`. Training questions without a known entity or answer are left out.
 
     Raises:
-        InputError: a file is missing, breaks the format or holds no question.
+        InputError: a file is missing, is malformed or has no questions.
     """
     if layout(folder) == "metaqa":
         kb, splits = _load_metaqa(folder, question_hops, validation_seed)
@@ -636,7 +636,7 @@ def read_documents(path):
         A list of `Document`.
 
     Raises:
-        InputError: the file cannot be read, a line breaks the format, or there is no document.
+        InputError: the file cannot be read, a line is malformed, or the file has no documents.
     """
     documents = []
     for number, line in numbered_lines(path):
@@ -766,7 +766,7 @@ def load_corpus(
         `data_utils.Corpus`, whose tasks are the question types that all splits have, and "all".
 
     Raises:
-        InputError: a file is missing or breaks the format, or the flags do not fit each other.
+        InputError: a file is missing or malformed, or the flags do not fit each other.
     """
     representation = representation or SOURCES[source][0]
     if representation not in SOURCES[source]:
