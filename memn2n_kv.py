@@ -1,8 +1,8 @@
 """Key-Value Memory Network (Miller et al., 2016): position encoding, readers, attention over slots, hops, answer.
 
 The paper is arXiv:1606.03126. The file reads from leaf to root: position encoding, the two readers, the walk, one hop,
-the network. Letters in comments on shapes: B examples, M memory slots, N rows of L slots, U distinct statements, J words of a sentence, V words
-of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
+the network. Letters in comments on shapes: B examples, M memory slots, N rows of L slots, U distinct statements, J
+words of a sentence, V words of the vocabulary, E embedding size, F feature size, H hops, I inner hops.
 """
 
 import hashlib
