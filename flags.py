@@ -422,6 +422,7 @@ def training_parser(description, films=False, **defaults):
     if not films:
         add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
         add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, a share of slots")
+    add("--focus", type=share, default=0.0, help="share of an epoch for questions without a sure answer, thereafter")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--keep", choices=KEPT, default="last", help="save the last epoch, or the best report on validation")
     add("--patience", type=number(int, 0), default=0, help="reports without a better one that end training; 0: never")

@@ -14,6 +14,7 @@ import data_utils
 NOISE_TABLE = 2**20  # normal numbers in the table of gradient noise
 STREAMS = (
     "order", "time noise", "statement dropout", "question dropout", "state dropout", "gradient noise", "answer",
+    "focus",
 )  # fmt: skip
 
 
@@ -33,6 +34,7 @@ def stream_key(seed, stream):
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+REPEATS = 4  # how often a question that the model is unsure of comes in an epoch at most
 ROOMS = (2.5, 8)  # standard deviations above the mean; each more is another compilation, 15 s for two readers
 
 
@@ -130,6 +132,7 @@ def batches(
     occupied_only=False,
     word_places=True,
     prefixes=False,
+    focus=None,
 ):
     """Shuffled batches, epoch after epoch.
 
@@ -152,15 +155,17 @@ def batches(
             slots of a batch loses the same words in all of them.
         state_dropout: probability that a feature of the state is dropped before a hop.
         state_shape: (H, F), hops and features of the state.
-        dropout_from: number of the epoch in which word and state dropout begin.
+        dropout_from: number of the epoch in which word and state dropout and focus begin.
         occupied_only: list the rows of slots that are there, which is faster unless steps are very small.
         word_places: with `occupied_only`, also list the words that are there, for a bag of words.
         prefixes: list the distinct prefixes of statements and questions, each of which is then one step of a GRU (1k
             joint: 956 in a batch of 5,280 words, nil words included). Without word dropout.
+        focus: a `Focus`, for epochs that depend on what the model has learned; see `focused`.
 
     Returns:
         An endless `tf.data.Dataset` of (inputs, answer (B,), weight (B,)) and, if `gradient_noise` is given, a vector;
-        inputs have the compact form of `MemN2N_KV.call`.
+        inputs have the compact form of `MemN2N_KV.call`. With `focus`, a dataset of the epoch that the model is in when
+        it is iterated over; inputs then have the numbers of the `questions`, (B,), with N for weight 0.
     """
     data = {name: tf.constant(array) for name, array in examples.arrays().items()}
     table, slots, query = data["statements"], data["slots"], data["query"]
@@ -187,8 +192,12 @@ def batches(
     @tf.autograph.experimental.do_not_convert  # converting takes longer than training an epoch
     def order_of_epoch(epoch):
         order = tf.random.experimental.stateless_shuffle(tf.range(len(examples)), seed=(keys["order"], epoch))
+        if focus:
+            share = tf.where(epoch < dropout_from, 0.0, focus.share)
+            order = focused(order, focus.unsure[:-1], share, seed=(keys["focus"], epoch))
         order = tf.pad(order, [[0, steps * batch_size - len(examples)]], constant_values=-1)
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order, (steps, batch_size)))
+        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((numbers, tf.reshape(order, (steps, batch_size))))
 
     @tf.autograph.experimental.do_not_convert
     def batch(step, chosen):
@@ -213,6 +222,8 @@ def batches(
             statements = drop_words(statements, "statement dropout")
             questions = drop_words(questions, "question dropout")
         inputs = {"statements": statements, "key_slots": key_slots, "query": questions}
+        if focus:
+            inputs["questions"] = tf.where(weight > 0, chosen, len(examples))
         if occupied_only:
             inputs["occupied_rows"] = occupied
         if occupied_only and word_places and not examples.entities:
@@ -266,13 +277,40 @@ def batches(
         start = tf.random.stateless_uniform([1], (keys["gradient noise"], step + 1), maxval=NOISE_TABLE, dtype=tf.int32)
         return *parts, tf.slice(noise_table, start, [length])
 
-    return (
-        tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-        .flat_map(order_of_epoch)
-        .enumerate(first_epoch * steps)
-        .map(batch, num_parallel_calls=1, deterministic=True)
-        .prefetch(16)
-    )
+    if focus:
+        epochs = tf.data.Dataset.from_tensors(0).map(lambda _: tf.cast(focus.step, tf.int64) // steps)
+    else:
+        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+    data = epochs.flat_map(order_of_epoch).map(batch, num_parallel_calls=1, deterministic=True).prefetch(16)
+    return data.apply(tf.data.experimental.assert_cardinality(steps)) if focus else data
+
+
+class Focus(NamedTuple):
+    """What makes epochs depend on the model in training, see `focused`."""
+
+    share: float
+    unsure: tf.Variable  # (N + 1,) bool, for each question whether the model was not sure when it last saw it
+    step: tf.Variable  # number of the next step
+
+
+def focused(order, unsure, share, seed):
+    """The order of an epoch in which questions that the model is unsure of take the place of others.
+
+    Late in a training most questions are answered right with certainty, and have no more to teach.
+
+    Args:
+        order: (N,) the questions, shuffled.
+        unsure: (N,) bool.
+        share: of the epoch that these questions take at most, each up to `REPEATS` times; the rest is a random sample.
+        seed: of a stateless operation.
+
+    Returns:
+        (N,) the questions of the epoch, shuffled.
+    """
+    first = tf.boolean_mask(order, tf.gather(unsure, order))  # shuffled, too
+    count = tf.minimum(REPEATS * tf.size(first), tf.cast(share * order.shape[0], tf.int32))
+    chosen = tf.concat([tf.tile(first, [REPEATS])[:count], order[count:]], 0)
+    return tf.random.experimental.stateless_shuffle(chosen, seed=seed)
 
 
 def prefix_steps(prefix, place, tree, sizes):

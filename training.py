@@ -21,13 +21,14 @@ with quiet_import():
     from keras.src.random import seed_generator
     from tensorflow.python.eager import context
 
-    from input_pipeline import batches, rooms_of_batches
+    from input_pipeline import Focus, batches, rooms_of_batches
     from memn2n_kv import MemN2N_KV, TwoReaders
 warnings.filterwarnings("ignore", message="You are using a softmax over axis")  # a memory may have one slot
 tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces its own functions
 
 
 LARGEST_LOGITS = 4_000_000  # numbers in the logits of one batch
+SURE = 0.9  # probability of the right answer
 SHORT_PHASE = 3_000  # steps of a linear end that take less time than compiling it
 
 
@@ -103,6 +104,7 @@ class Trainer(keras.Model):
         clip: "each" to clip per variable, "global" to clip by global norm.
         linear_steps: steps of the linear start.
         linear_end_steps: steps after it in which the share of its attention falls to 0.
+        questions: N to note which of N questions, numbered by inputs, it is unsure of in training; 0 not to.
     """
 
     def __init__(
@@ -113,10 +115,12 @@ class Trainer(keras.Model):
         clip="each",
         linear_steps=0,
         linear_end_steps=0,
+        questions=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.network = network
+        self.unsure = tf.Variable([False] * (questions + 1)) if questions else None
         self.l2_lambda = l2_lambda
         self.max_grad_norm = max_grad_norm
         self.clip_globally = clip == "global"
@@ -165,6 +169,10 @@ class Trainer(keras.Model):
                 loss += self.l2_lambda / 2 * tf.reduce_sum(tf.square(self.vector.value))
         for variable, value in zip(self.network.non_trainable_variables, updates, strict=True):
             variable.assign(value)
+        if self.unsure is not None:
+            probability = tf.exp(-cross_entropy)
+            probability = tf.reduce_mean(tf.reshape(probability, (-1, probability.shape[-1])), axis=0)  # (B,)
+            self.unsure.scatter_update(tf.IndexedSlices(probability < SURE, inputs["questions"]))
         return loss, tape.gradient(loss, self.vector.value)
 
     def clip(self, gradient):
@@ -255,6 +263,7 @@ class Trainer(keras.Model):
             "trainer": [self.vector],
             "optimizer": self.optimizer.variables,
             "network": self.network.non_trainable_variables,
+            "unsure": [] if self.unsure is None else [self.unsure],
         }
         return {f"{group}/{i}": variable for group, members in groups.items() for i, variable in enumerate(members)}
 
@@ -342,7 +351,8 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     steps = -(-len(corpus.training) // batch_size)
     linear = dict(linear_steps=flags.linear_start * steps, linear_end_steps=flags.linear_end * steps)
     network = build(flags, corpus)
-    trainer = Trainer(network, flags.l2_lambda, flags.max_grad_norm, flags.clip, **linear)
+    questions = len(corpus.training) if flags.focus else 0
+    trainer = Trainer(network, flags.l2_lambda, flags.max_grad_norm, flags.clip, questions=questions, **linear)
     decay_steps = flags.decay_epochs * steps if flags.decay_epochs else flags.decay_steps
     rate = Rate(flags.learning_rate, decay_steps, flags.decay_rate, **linear)
     adam = flags.optimizer == "adam"
@@ -373,10 +383,11 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
         occupied_only=flags.mask_padding or jit_compile,
         word_places=flags.reader != "simple_gru",
         prefixes=prefixes,
+        focus=Focus(flags.focus, trainer.unsure, trainer.optimizer.iterations.value) if flags.focus else None,
     )
     trainer.fit(
         data,
-        steps_per_epoch=steps,
+        steps_per_epoch=None if flags.focus else steps,  # with focus, each epoch has its own iterator
         initial_epoch=first_epoch,
         epochs=flags.epochs,
         shuffle=False,

@@ -159,7 +159,7 @@ def refusal(*arguments, script=single):
     "more",
     [
         "--keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --time_noise 0.1",
-        "--optimizer sgd --linear_start 4 --tying adjacent --gates 2 --keep best --patience 2",
+        "--optimizer sgd --linear_start 4 --tying adjacent --gates 2 --keep best --patience 2 --focus 0.5",
     ],
     ids=["dropout", "linear start"],
 )

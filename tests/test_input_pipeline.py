@@ -12,7 +12,7 @@ from helpers import make_network, numbered_examples, padded_batch
 import data_utils
 import memn2n_kv
 import training
-from input_pipeline import STREAMS, Room, batches, insert_empty_slots, stream_key
+from input_pipeline import REPEATS, STREAMS, Focus, Room, batches, focused, insert_empty_slots, stream_key
 
 
 def epochs_of(examples, batch_size, epochs=1, **arguments):
@@ -51,6 +51,42 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert epochs_of(examples, 5, epochs=3, seed=1) == [first, second, third]
     assert epochs_of(examples, 5, seed=1, first_epoch=2) == [third]
     assert epochs_of(examples, 5, seed=2) != [first]
+
+
+@pytest.mark.parametrize(
+    ("unsure", "share", "count"),
+    [([], 0.5, 0), ([3, 7], 0.5, 2 * REPEATS), (range(10), 0.5, 20), (range(30), 0.5, 20), ([3, 7], 0.0, 0)],
+    ids=["none", "few", "some", "many", "no share"],
+)
+def test_a_focused_epoch_repeats_what_the_model_is_unsure_of(unsure, share, count):
+    """`count` of the 40 questions of the epoch are replaced; the others remain as a sample without repeats."""
+    mask = np.isin(np.arange(40), list(unsure))
+    order = np.random.RandomState(0).permutation(40).astype(np.int32)
+    epoch = focused(tf.constant(order), tf.constant(mask), share, seed=(1, 2)).numpy()
+    times = np.bincount(epoch, minlength=40)
+    sample = np.isin(np.arange(40), order[count:])
+    extra = times - sample
+    assert len(epoch) == 40 and extra.sum() == count and extra.min() == 0
+    assert extra[~mask].max() == 0 and extra.max() <= REPEATS
+    assert not count or np.ptp(extra[mask]) <= 1
+    np.testing.assert_array_equal(epoch, focused(tf.constant(order), tf.constant(mask), share, seed=(1, 2)))
+
+
+def test_a_dataset_with_focus_is_the_epoch_that_the_model_is_in():
+    """It reads what the model is unsure of when its iterator begins, and numbers the questions."""
+    examples = numbered_examples(23)
+    focus = Focus(0.5, tf.Variable([False] * 24), tf.Variable(0))
+    data = batches(examples, 5, seed=1, focus=focus, dropout_from=1)
+
+    def epoch(step):
+        focus.step.assign(step)
+        questions = np.concatenate([inputs["questions"] for inputs, *_ in data])
+        np.testing.assert_array_equal(questions[23:], [23, 23])
+        return questions[:23].tolist()
+
+    assert sorted(epoch(0)) == sorted(epoch(5)) == list(range(23)) and epoch(0) == epoch(0) != epoch(5)
+    focus.unsure[4].assign(True)
+    assert [epoch(step).count(4) >= REPEATS for step in (0, 5, 10)] == [False, True, True]
 
 
 # --- the compact form -------------------------------------------------------------------------------------

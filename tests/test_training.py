@@ -115,9 +115,9 @@ def test_the_network_is_trained_when_callbacks_are_called(corpus, tmp_path):
     ("text", "jit_compile"),
     [
         ("--reader simple_gru --keep_prob 0.7 --state_dropout 0.1 --word_dropout 0.1 --linear_start 1", False),
-        ("--tying adjacent --gates 2 --hops 1", True),
+        ("--tying adjacent --gates 2 --hops 1 --focus 0.5", True),
     ],
-    ids=["plain", "compiled"],
+    ids=["plain", "compiled, with focus"],
 )
 def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
     flags = small_flags(f"{text} --epochs 3")
@@ -130,6 +130,20 @@ def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
     for name, array in continued.state().items():
         np.testing.assert_array_equal(array, states[-1][name])
     np.testing.assert_array_equal(continued.answers(corpus.testing), whole.answers(corpus.testing))
+
+
+@pytest.mark.parametrize("reader", ["bow", "both"])
+def test_with_focus_it_is_noted_which_questions_are_unsure(reader, small_corpus, monkeypatch):
+    """By the mean probability of the right answer over both readers."""
+    flags = small_flags(f"--reader {reader} --tying adjacent --focus 0.5 --epochs 1")
+    corpus = data_utils.load_corpus(small_corpus, [1], 20, random_state=1)
+    network = training.build(flags, corpus)
+    trainer = training.Trainer(network, questions=len(corpus.training))
+    inputs = corpus.training.compact(slice(None)) | {"questions": np.arange(len(corpus.training), dtype=np.int32)}
+    probability = tf.gather(tf.nn.softmax(network(inputs)), corpus.training.answer, batch_dims=1).numpy()
+    monkeypatch.setattr(training, "SURE", np.median(probability))
+    trainer.loss_and_gradient(inputs, corpus.training.answer, np.ones(len(corpus.training), np.float32))
+    np.testing.assert_array_equal(trainer.unsure[:-1], probability < np.median(probability))
 
 
 def test_the_linear_start_ends_in_equal_steps():

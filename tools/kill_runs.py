@@ -35,7 +35,7 @@ CASES = {
     "single, best": f"{SINGLE} --task_id 1 --epochs 300 --evaluation_interval 4 --keep best --patience 12",
     "single, restarts": f"{SINGLE} --task_id 1,2 --epochs 100 --evaluation_interval 4 --restarts 2 --workers 2",
     "joint, gru": f"{JOINT} --epochs 12 --reader simple_gru {DROPOUT}",
-    "joint, bow": f"{JOINT} --epochs 40 --optimizer sgd --tying adjacent --linear_start 9",
+    "joint, bow": f"{JOINT} --epochs 40 --optimizer sgd --tying adjacent --linear_start 9 --focus 0.5",
     "joint, restarts": f"{JOINT} --epochs 10 --restarts 3 --workers 2",
     "single, gru": f"{SINGLE} --task_id 1,6 --epochs 100 --evaluation_interval 4 --reader simple_gru {DROPOUT}",
     "joint, compiled": f"{JOINT} --epochs 60 --jit_compile on",
