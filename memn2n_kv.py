@@ -332,9 +332,10 @@ class MemoryRows:
 
 def shifted(x, slots=1):
     """x (..., S) moved by some slots along its last axis, to lower places if `slots` < 0; zeros come in."""
+    width = [[0, 0]] * (len(x.shape) - 1)
     if slots < 0:
-        return ops.concatenate([x[..., -slots:], ops.zeros_like(x[..., :-slots])], axis=-1)
-    return ops.concatenate([ops.zeros_like(x[..., :slots]), x[..., :-slots]], axis=-1)
+        return ops.pad(x, [*width, [0, -slots]])[..., -slots:]
+    return ops.pad(x, [*width, [slots, 0]])[..., :-slots]
 
 
 def walk(match, start, first=0.0, longest=None):
