@@ -1,7 +1,7 @@
 """The page of `ask.py --web`: Flask answers its requests, waitress serves them.
 
-Waitress rather than Flask's own server, which is for development only: waitress is plain Python without further
-packages, and limits what a client can make it hold. The page is meant for one person.
+Waitress takes the place of Flask's own server, which is for development only. It is plain Python without further
+packages, and limits how much a client can make it hold. The page is meant for one person.
 
 The page is `web/ask.html` with `ask.css` and `ask.js`; nothing comes from other machines. Text goes in and out as JSON,
 and the page inserts it as text.

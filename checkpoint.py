@@ -1,8 +1,8 @@
-"""The record of a run and the state of each model in training, with which a stopped run goes on.
+"""The record of a run and the state of each model in training, from which a stopped run continues.
 
-A run's folder holds, besides results, `run.json`, what was settled when the run began and what is done since, and a
-`state*.npz` for each model in training. Both are replaced as a whole (`files.py`), so a kill leaves the old or the new
-one. Keras's `BackupAndRestore` writes weights in place and the epoch into another file, so a kill may leave half.
+Besides results, a run's folder holds `run.json`, with what was settled when the run began and what has been done since,
+and a `state*.npz` for each model in training. Both are replaced atomically (`files.py`), so a kill leaves the old or
+the new one. Keras's `BackupAndRestore` writes weights in place and the epoch into another file: a kill may leave half.
 """
 
 import contextlib
@@ -63,11 +63,11 @@ class Run:
                 self.close()
                 message = f"{folder}: this run is still going on; there is nothing to continue."
                 raise StillRunning(message) from error
-        self.record = record or read_record(folder)  # as it is now that nobody else changes it
+        self.record = record or read_record(folder)  # read again, now that nobody else can change it
 
     @classmethod
     def create(cls, log_dir, script):
-        """Begins a run in a new folder `<log_dir>/<script>_<unix time>`; what is settled is still to be saved."""
+        """Begins a run in a new folder `<log_dir>/<script>_<unix time>`; the caller completes and saves its record."""
         started = time.time_ns()
         record = {"format": FORMAT, "script": script, "started": started}
         record |= {"outcomes": {}, "appending": {}, "appended": [], "finished": False}
@@ -90,7 +90,7 @@ class Run:
         files.write(self.path(RECORD), json.dumps(self.record, indent=1).encode())
 
     def append_once(self, key, *addition):
-        """Appends to a file, once in the life of the run, however often it is killed meanwhile.
+        """Appends to a file exactly once in the life of a run, however often the run is killed.
 
         Args:
             key: name of the addition in the record.
@@ -161,7 +161,7 @@ def load_state(path):
 
 
 def machine():
-    """What a continued run must share with its beginning to end in the same bytes: versions and cores."""
+    """What must not change for a continued run to give the same bytes: versions and cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
     return {"commit": commit(), "python": platform.python_version(), **packages, "cores": cores}

@@ -1,4 +1,4 @@
-"""Trains models on the workers of a Dask cluster, at an address or begun on this machine."""
+"""Trains models on the workers of a Dask cluster, which runs at an address or is started on this machine."""
 
 import concurrent.futures
 import contextlib
@@ -18,7 +18,7 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow reads it once, and results depend
 
 
 class WorkerKilled(InputError):
-    """A process that trained a model died, or a cluster."""
+    """A process that trained a model died, or the cluster did."""
 
 
 def check(address):
@@ -40,7 +40,7 @@ def _import_distributed():
     dask.config.set({"distributed.worker.profile.enabled": False})  # it samples each thread 100 times a second
     dask.config.set({"distributed.nanny.pre-spawn-environ": {"MALLOC_TRIM_THRESHOLD_": 2**28}})  # Dask's 64 KB is slow
     for name in ("distributed", "distributed.client"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said in one sentence
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are reported in one sentence
     return distributed
 
 
@@ -75,7 +75,7 @@ def executor(address, workers, train, quiet=False):
         print(f"{address}: {len(client.ncores())} workers; more may join at any time", flush=True)
     pool = client.get_executor(pure=False)
 
-    def start(project, *arguments):  # is sent as a whole, and its arguments as bytes: Dask knows none of our modules
+    def start(project, *arguments):  # sent by value, with arguments as bytes: Dask cannot import our modules
         import sys
 
         if project not in sys.path:
@@ -164,10 +164,10 @@ class Superseded(InputError):
 
 
 def claim(path):
-    """Claims a model for this process. The last claim counts, and whoever trained the model before ends.
+    """Claims a model for this process. The last claim counts: a process that trained the model before stops.
 
     A lock would not do: a worker that its cluster has given up may live on and hold it. The file is written in place,
-    because NFS shows whoever opens a file its last content, but not at once that a name stands for another file.
+    because over NFS a newly opened file shows its latest content, but a replaced file may be seen only later.
 
     Args:
         path: a file beside the model's state.

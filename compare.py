@@ -4,8 +4,8 @@
     python compare.py logs/joint_1795388665 logs/joint_1795391234      # how the second differs from the first
     python compare.py logs/joint_* --picture comparison.png            # curves, and tasks with error bars
 
-Errors are in percent, deviations those over seeds (with Bessel's correction). A seed counts once all of its models are
-finished, and only the tasks count that all runs have.
+Errors are in percent, and deviations are over seeds (with Bessel's correction). A seed counts once all of its models
+are finished, and only tasks that all runs have count.
 """
 
 import fcntl

@@ -74,7 +74,7 @@ def _find(data_dir, name, folder, sources, parts, simulated, simulate):
         name: of what is fetched.
         folder: where it belongs.
         sources: (address, SHA-256) of archives with it.
-        parts: a pattern for what is moved from an unpacked archive to beside `folder`, `folder` itself as the last.
+        parts: a pattern of what is moved from an unpacked archive to beside `folder`; `folder` itself is moved last.
         simulated: the folder for simulated files, which `simulate(folder)` writes.
     """
     if data_dir is not None:

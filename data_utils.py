@@ -23,7 +23,7 @@ TREE = "tasks_1-20_v1-2"  # the folder of the published corpus; its English file
 ROW_SIZE = 8
 MAX_WORDS = 1000  # of a sentence; every sentence is padded to the longest
 LINE_ID = re.compile("([0-9]{1,9})[ \t]")
-UNKNOWN = "<UNK>"  # the vocabulary's entry for all other words; no token is spelled so, as tokens are lower-case
+UNKNOWN = "<UNK>"  # the vocabulary's entry for all other words; no token equals it, as tokens are lower-case
 NEVER_SEEN = -1  # the label of an answer that is not in the training text; no prediction equals it
 
 
@@ -266,7 +266,7 @@ class EncodedExamples:
         return len(self.answer)
 
     def arrays(self):
-        """The arrays that there are, a dict by name."""
+        """The arrays that are not None, a dict by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def right_answers(self):

@@ -30,7 +30,7 @@ import scores
 from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
-SAVE_SECONDS = 3.0  # the state of a model is saved at the first end of an epoch after so many seconds
+SAVE_SECONDS = 3.0  # the state of a model is saved at the end of an epoch if so many have passed
 FREE_FLAGS = ("resume", "log_dir", "workers", "cluster", "command", "given", "name")  # do not affect results
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
@@ -45,7 +45,7 @@ class Job(NamedTuple):
     corpus: data_utils.Corpus
     seed: int
     folder: str  # of the run
-    parallel: bool  # whether other models train beside it
+    parallel: bool  # whether the run has other models
 
     @property
     def name(self):
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     seconds: float
 
     def merit(self):
-        """What restarts are chosen by: validation accuracy (`scores.overall`), then validation cross-entropy."""
+        """What chooses a restart: validation accuracy (`scores.overall`), then validation cross-entropy."""
         return scores.overall(self.rows, 3), -self.validation_loss
 
 
@@ -88,10 +88,10 @@ def describe(tasks):
 
 
 def compiled(flags, corpus):
-    """Whether a model's steps are compiled with XLA; `auto` means if that saves more time than it takes.
+    """Whether a model's steps are compiled with XLA; with `auto`, they are if that saves more time than it takes.
 
-    Compiling takes 2 s (bow), 5 s (GRU) or a minute (both) on two cores; from about this many slots on, faster steps
-    pay for it.
+    Compiling takes 2 s (bow), 5 s (GRU) or a minute (both) on two cores; above about this many slots, faster steps
+    save more than that.
     """
     epochs = vars(flags).get("epochs_at_first", flags.epochs)  # a run that is extended stays as it began
     slots = len(corpus.training) * epochs * corpus.memory_size
@@ -213,7 +213,7 @@ def executor(flags, models, quiet=False):
 
     Returns:
         A context manager that yields a function from a `Job` to the `concurrent.futures.Future` of its `Outcome`.
-        Where its block ends with an error, what still trains is killed, or ends at the end of its epoch.
+        If its block ends with an error, models in training are killed, or stop at the end of their epoch.
     """
     workers = min(workers_of(flags), models)
     if flags.cluster:
@@ -257,7 +257,7 @@ def set_up_devices(flags, threads):
 
 
 def _start_worker(flags, say):
-    """Sets up a worker process, which ends when its parent ends, however that ends."""
+    """Sets up a worker process, which exits when its parent does, for whatever reason."""
 
     def end_with_parent():
         multiprocessing.parent_process().join()
@@ -324,7 +324,7 @@ def run(script, flags, task_groups, source=STORIES, submit=None):
     except (files.Unsaved, WorkerKilled, cluster.Superseded) as error:
         if submit:
             raise
-        raise InputError(f"{str(error).rstrip('.')}; once that is mended, {how_to_continue(the_run, flags)}") from error
+        raise InputError(f"{str(error).rstrip('.')}; once that is fixed, {how_to_continue(the_run, flags)}") from error
     finally:
         the_run.close()
 
@@ -437,7 +437,7 @@ def resume(the_run, script, flags, task_groups, source):
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     if [data_utils.digest(corpus) for corpus in corpora] != record["digests"]:
         raise InputError(
-            f"{flags.data_dir}: the {source.content} have changed since {folder} began; it cannot go on with others."
+            f"{flags.data_dir}: the {source.content} have changed since {folder} began; it cannot continue with others."
         )
     the_run.save()
     finished, models = len(record["outcomes"]), len(corpora) * flags.restarts

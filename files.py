@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and files that several processes append to under a lock."""
+"""Atomic replacement of files, and files that several processes append to under a lock."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ def saving(path):
 def replacing(path):
     """Yields a temporary path and atomically replaces `path` with it on success.
 
-    A reader, a kill or a full disk never meets half a file. What a kill leaves is overwritten by the next attempt.
+    Readers never see half a file, even after a kill or on a full disk. The next attempt overwrites what a kill leaves.
 
     Raises:
         Unsaved: the file could not be written; `path` is as it was and nothing is left beside it.
@@ -81,7 +81,7 @@ def append(path, content, header=b"", offset=None, note=lambda offset: None):
         present = file.read(len(addition))
         if present == addition:
             return
-        if not addition.startswith(present):  # of others; the earlier attempt wrote nothing
+        if not addition.startswith(present):  # it is by others; the earlier attempt wrote nothing
             start, addition = size, addition_at(size)
         note(start)
         try:
@@ -94,7 +94,7 @@ def append(path, content, header=b"", offset=None, note=lambda offset: None):
 
 
 def check_first_line(path, flag, pattern, expected):
-    """Raises InputError, which names a flag, if a file's first line does not match a pattern, `expected` in words."""
+    """Raises an InputError that names `flag` if a file's first line does not match `pattern`, in words `expected`."""
     if os.path.isfile(path):
         with saving(path), open(path, encoding="utf-8", errors="replace") as file:
             line = file.readline(1000)

@@ -1,4 +1,4 @@
-"""Command-line flags of every script, recipe files, wrong input, and the one way a command ends.
+"""Command-line flags of every script, recipe files, errors in the input, and how every command ends.
 
 Nothing here imports NumPy or TensorFlow, so `-h` and a wrong flag answer at once.
 """
@@ -54,7 +54,7 @@ UNUSED = "unused"  # recorded for a flag that has no effect beside the others
 
 @contextlib.contextmanager
 def quiet_import():
-    """Imports TensorFlow without what it prints and without what is not used here.
+    """Silences an import of TensorFlow, and keeps it from importing packages that are not used here.
 
     Without a GPU, TensorFlow prints warnings that no setting hides. Keras would also import scikit-learn and pandas
     where they are installed, which takes a quarter of the time.
@@ -86,7 +86,7 @@ _stop_message = ["stopped."]
 
 
 def say_when_stopped(message):
-    """Sets the sentence with which a command ends at Ctrl-C or SIGTERM, such as how to continue."""
+    """Sets the sentence that a command prints at Ctrl-C or SIGTERM, such as how to continue."""
     _stop_message[0] = message
 
 
@@ -129,7 +129,7 @@ def run_command(main):
 
 
 def without_signals(start, *arguments, **options):
-    """Calls a function that starts processes: they stay deaf to stop signals, which their parent answers for all."""
+    """Calls a function that starts processes; these ignore stop signals, which their parent handles for all."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         return start(*arguments, **options)
@@ -141,7 +141,7 @@ def _watch_signals():
     """Makes SIGINT and SIGTERM raise KeyboardInterrupt and, after a second, end the process.
 
     Python runs signal handlers between bytecodes, so none runs while TensorFlow computes an epoch; a thread that reads
-    the wakeup file descriptor ends the process all the same. Files are replaced as a whole, so none is half-written.
+    the wakeup file descriptor ends the process regardless. Files are replaced as a whole, so none is half-written.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -332,7 +332,7 @@ class RecipeParser(Parser):
         return flags
 
     def expand(self, args):
-        """The words of a command line, with those of a recipe in its place."""
+        """The words of a command line, with each `@FILE` replaced by the words of that recipe."""
         return [word for arg in args for word in (self._read_recipe(arg[1:]) if arg.startswith("@") else [arg])]
 
     def _read_recipe(self, path):
@@ -392,7 +392,7 @@ def training_parser(description, films=False, **defaults):
     Args:
         description: what the script does.
         films: whether the questions are about films, with the flags that this needs, or about bAbI's stories.
-        **defaults: the values in which the scripts differ. Without `param_output_file` the script has no such flag.
+        **defaults: the defaults in which the scripts differ. Without `param_output_file` the script has no such flag.
 
     Returns:
         A `RecipeParser`.
@@ -406,11 +406,11 @@ def training_parser(description, films=False, **defaults):
     add("--optimizer", choices=OPTIMIZERS, default="adam", help="Adam or plain SGD")
     add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="initial learning rate")
     add("--decay_steps", type=count, help="steps between two decays of the learning rate")
-    add("--decay_epochs", type=epochs, help="in epochs, or as a share of --epochs; the later of the two flags wins")
+    add("--decay_epochs", type=epochs, help="the same in epochs, or as a share of --epochs; the last of the two wins")
     add("--decay_rate", type=number(float, 0, 1, above=True), default=0.96, help="decay factor of the learning rate")
-    add("--linear_start", type=epochs_or_none, default=0, help="first epochs, or share, without softmax, at half rate")
-    add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="then: s, s / slots, 10 s / slots")
-    add("--linear_end", type=epochs_or_none, default=0, help="epochs, or share, after it in which it fades out")
+    add("--linear_start", type=epochs_or_none, default=0, help="first epochs (or share) without softmax, at half rate")
+    add("--linear_attention", choices=LINEAR_ATTENTIONS, default="sum", help="its scores / 1, slots, max(1, slots/10)")
+    add("--linear_end", type=epochs_or_none, default=0, help="epochs (or share) over which linear attention fades out")
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="epsilon of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
     add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="norm to which gradients are clipped")
@@ -421,22 +421,22 @@ def training_parser(description, films=False, **defaults):
     add("--state_dropout", type=share, default=0.0, help="dropout rate of states before hops, after the linear start")
     if not films:
         add("--word_dropout", type=share, default=0.0, help="dropout rate of words, after the linear start")
-        add("--time_noise", type=share, default=0.0, help="empty slots inserted between statements, a share of slots")
-    add("--focus", type=share, default=0.0, help="share of an epoch for questions without a sure answer, thereafter")
+        add("--time_noise", type=share, default=0.0, help="share of empty slots inserted between statements")
+    add("--focus", type=share, default=0.0, help="share of an epoch for unsure answers, after the linear start")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
     add("--keep", choices=KEPT, default="last", help="save the last epoch, or the best report on validation")
-    add("--patience", type=number(int, 0), default=0, help="reports without a better one that end training; 0: never")
+    add("--patience", type=number(int, 0), default=0, help="end after this many reports without a better one; 0: never")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
     add("--restarts", type=size, default=1, help="train models from this many seeds; validation chooses one")
     add("--workers", type=count, help="models trained at once (default: one per core, or one where there is a GPU)")
 
     add = parser.add_argument_group("files").add_argument
-    add("--name", type=title, help="what the run is called, in its record and its first line")
+    add("--name", type=title, help="name of the run, for its record and its first line of output")
     default = "" if defaults.get("output_file") else " (default: logs/scores_<unix time>.csv)"
     add("--output_file", type=output_path, help=f"score file, appended to if it exists{default}")
     if "param_output_file" in defaults:
         add("--param_output_file", type=output_path, help="flags as used (default: logs/params_<unix time>.csv)")
-    add("--log_dir", type=path, default="logs", help="folder in which each run makes a folder of its own")
+    add("--log_dir", type=path, default="logs", help="folder in which each run creates its own folder")
     add("--pictures", type=boolean, default=True, help="draw curves and scores into the run's folder")
     add("--tensorboard", type=boolean, default=False, help="write TensorBoard logs into the run's folder")
     resume = "continue the run in FOLDER with its own flags, or extend it by a larger --epochs; without FOLDER, the "
@@ -444,9 +444,9 @@ def training_parser(description, films=False, **defaults):
     add("--resume", type=path, nargs="?", const=NEWEST, metavar="FOLDER", help=resume)
 
     add = parser.add_argument_group("machine").add_argument
-    add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: start some here")
-    add("--threads", type=count, help="threads of an operation (default: all cores; one if several models train)")
-    if not films:  # whose batches differ too much in size: each would be compiled anew
+    add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: on this machine")
+    add("--threads", type=count, help="threads per operation (default: all cores; one if several models train)")
+    if not films:  # batches about films vary in size: XLA would compile each of them
         add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile with XLA; auto: if the run is long")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
     add("--log_device_placement", type=boolean, default=False, help="print where operations run")
@@ -466,9 +466,9 @@ def _add_story_flags(parser):
     add("--embedding_size", type=size, help="size of a word vector")
     add("--feature_size", type=size, help="size of keys, values and state")
     add("--hops", type=size, default=3, help="how often the memory is read")
-    add("--attention", choices=ATTENTIONS, default="softmax", help="of hops: softmax over slots, or walks to matches")
+    add("--attention", choices=ATTENTIONS, default="softmax", help="how hops attend: softmax over slots, or walks")
     add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
-    add("--memory_size", type=size, help="slots of the memory at most; older statements are dropped")
+    add("--memory_size", type=size, help="maximum number of memory slots; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
     add("--tying", choices=TYINGS, default="shared", help="one reading for all hops, or MemN2N's adjacent tying")
     add("--gates", type=int, choices=GATES, default=0, help="gates of a hop's update: none, Gated MemN2N's, or two")
@@ -487,7 +487,7 @@ def _add_film_flags(parser):
         help="what keys and values are made of (default: facts of a knowledge base; windows and title of documents)",
     )
     add("--text", type=path, help="file of documents like wiki.txt (default: the data set's own, else synthetic)")
-    add("--window", type=size, default=15, help="tokens of a window of text")
+    add("--window", type=size, default=15, help="number of tokens in a window of text")
     add("--templates", choices=TEMPLATE_SETS, default="one", help="sentence templates of synthetic documents")
     share = number(float, 0, 1)
     add("--conjunction", type=share, default=0.0, help="probability that synthetic sentences are conjoined")
@@ -496,7 +496,7 @@ def _add_film_flags(parser):
     add = parser.add_argument_group("network").add_argument
     add("--embedding_size", type=multiple_of_8, help="size of the vectors of words and entities")
     add("--hops", type=size, default=1, help="how often the memory is read")
-    add("--memory_size", type=size, help="slots of the memory at most")
+    add("--memory_size", type=size, help="maximum number of memory slots")
     add("--answer", choices=ANSWERS, default="read", help="answer from the state, or from what the last hop read")
     parser.set_defaults(
         reader="bow", tying="adjacent", gates=0, encoding="none", mask_padding=True, feature_size=None,

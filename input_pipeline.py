@@ -1,4 +1,4 @@
-"""The input pipeline: examples -> shuffled batches in which each distinct statement stands once; time noise, dropout.
+"""The input pipeline: examples -> shuffled batches that hold each distinct statement once; time noise, dropout.
 
 Letters in comments on shapes: B examples of a batch, M memory slots, N rows of L slots, U distinct statements, J words
 of a sentence.
@@ -34,8 +34,8 @@ def stream_key(seed, stream):
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-REPEATS = 4  # how often a question that the model is unsure of comes in an epoch at most
-ROOMS = (2.5, 8)  # standard deviations above the mean; each more is another compilation, 15 s for two readers
+REPEATS = 4  # how often `focused` repeats a question that the model is unsure of, at most
+ROOMS = (2.5, 8)  # standard deviations above the mean; each room costs a compilation, 15 s for two readers
 
 
 class Room(NamedTuple):
@@ -144,8 +144,8 @@ def batches(
         batch_size: B; the last batch of an epoch is filled up with examples of weight 0.
         seed: seed of shuffling, noise and dropout.
         first_epoch: number of the first epoch.
-        rooms: list of `Room`; each batch is padded to the first into which all of it fits or, if there is none, to the
-            largest possible numbers. None leaves the numbers free.
+        rooms: list of `Room`; each batch is padded to the first room in which it fits or, if it fits in none, to the
+            largest possible sizes. None: no padding.
         gradient_noise: (length, standard deviation) of a vector of Gaussian noise for each batch: a window at a random
             place of one table, as drawing each number would cost more than the rest of the step (the noise table of
             Salimans et al., 2017, arXiv:1703.03864, section 2.1).
@@ -156,16 +156,16 @@ def batches(
         state_dropout: probability that a feature of the state is dropped before a hop.
         state_shape: (H, F), hops and features of the state.
         dropout_from: number of the epoch in which word and state dropout and focus begin.
-        occupied_only: list the rows of slots that are there, which is faster unless steps are very small.
-        word_places: with `occupied_only`, also list the words that are there, for a bag of words.
+        occupied_only: leave out rows of empty slots, which is faster unless steps are very small.
+        word_places: with `occupied_only`, also list the places of words that are not nil, for a bag of words.
         prefixes: list the distinct prefixes of statements and questions, each of which is then one step of a GRU (1k
-            joint: 956 in a batch of 5,280 words, nil words included). Without word dropout.
+            joint: 956 in a batch of 5,280 words, nil words included). Not with word dropout.
         focus: a `Focus`, for epochs that depend on what the model has learned; see `focused`.
 
     Returns:
         An endless `tf.data.Dataset` of (inputs, answer (B,), weight (B,)) and, if `gradient_noise` is given, a vector;
-        inputs have the compact form of `MemN2N_KV.call`. With `focus`, a dataset of the epoch that the model is in when
-        it is iterated over; inputs then have the numbers of the `questions`, (B,), with N for weight 0.
+        inputs have the compact form of `MemN2N_KV.call`. With `focus`, a dataset of one epoch, the one that training
+        has reached when iteration begins; inputs then also have `questions` (B,), their numbers, or N for weight 0.
     """
     data = {name: tf.constant(array) for name, array in examples.arrays().items()}
     table, slots, query = data["statements"], data["slots"], data["query"]
@@ -286,22 +286,22 @@ def batches(
 
 
 class Focus(NamedTuple):
-    """What makes epochs depend on the model in training, see `focused`."""
+    """What the epochs of `focused` depend on besides the order: the model in training."""
 
     share: float
-    unsure: tf.Variable  # (N + 1,) bool, for each question whether the model was not sure when it last saw it
+    unsure: tf.Variable  # (N + 1,) bool, whether the model was unsure of each question when last trained on it
     step: tf.Variable  # number of the next step
 
 
 def focused(order, unsure, share, seed):
     """The order of an epoch in which questions that the model is unsure of take the place of others.
 
-    Late in a training most questions are answered right with certainty, and have no more to teach.
+    Late in training, most questions are answered right with certainty and have nothing left to teach.
 
     Args:
         order: (N,) the questions, shuffled.
         unsure: (N,) bool.
-        share: of the epoch that these questions take at most, each up to `REPEATS` times; the rest is a random sample.
+        share: maximum share of these questions in the epoch, each up to `REPEATS` times; the rest is a random sample.
         seed: of a stateless operation.
 
     Returns:

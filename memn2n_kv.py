@@ -26,7 +26,7 @@ SOFTMAX, FIRST_WALK, WALK = ("softmax",), ("softmax", "newest"), ("elsewhere", "
 
 
 def normal():
-    """The initializer of MemN2N, section 4.2: N(0, 0.1). One initializer gives every weight the same numbers."""
+    """The initializer of MemN2N, section 4.2: N(0, 0.1). One per weight: one object gives all the same numbers."""
     return keras.initializers.RandomNormal(stddev=0.1)
 
 
@@ -109,8 +109,8 @@ class BowReader(keras.layers.Layer):
         Args:
             words: (..., J) word ids, 0 = nil.
             *tables: T tables of (V, E) word vectors; row 0 is zero.
-            places: (P,) the places u J + j of the words of (U, J) sentences that are not nil; some of nil words may
-                follow. Only these are looked up. None for all.
+            places: (P,) the places u J + j of those words of (U, J) sentences that are not nil, perhaps followed by
+                places of nil words. Only these words are looked up. None for all.
 
         Returns:
             (..., T E), the readings of all tables side by side.
@@ -172,7 +172,7 @@ class GruReader(keras.layers.Layer):
         return state
 
     def read_prefixes(self, words, parents, ends, table):
-        """Reads sentences that begin alike together: each distinct beginning, or prefix, is one step.
+        """Reads each distinct beginning (prefix) of the sentences once, as one step.
 
         Args:
             words: a tuple of J, for each length from 1 to J the last word (P_j,) of each distinct prefix.
@@ -217,8 +217,8 @@ def gru_step(inputs, state, gate_recurrent, candidate_recurrent):
 def recurrence(parents):
     """The states of a GRU after each prefix, with the gradient written out.
 
-    Derived automatically, the gradient takes twice as long: it adds up a product for each length to the gradient of
-    each weight, where one product of all lengths will do, and pads the gradient for each length to all of `inputs`.
+    The automatic gradient takes twice as long: for each weight it sums a product per length, where one product over
+    all lengths will do, and it pads the gradient of each length to the size of `inputs`.
 
     Args:
         parents: see `GruReader.read_prefixes`.
@@ -287,11 +287,11 @@ class MemoryRows:
         self.memory = None if numbers is None else numbers // self.rows_of_memory  # b of each row
 
     def all(self):
-        """The rows of the same memories in which each memory is one row."""
+        """The same memories with one row each."""
         return MemoryRows(None, self.batch_size, self.memory_size, self.memory_size)
 
     def spread(self, x):
-        """For each row what its memory has: (B, ...) -> (N, ...)."""
+        """Repeats the values of each memory for each of its rows: (B, ...) -> (N, ...)."""
         return x if self.numbers is None else ops.take(x, self.memory, axis=0)
 
     def sum(self, x):
@@ -306,7 +306,7 @@ class MemoryRows:
         return ops.take(ops.reshape(x, (-1, self.row_size)), self.numbers, axis=0)
 
     def scatter(self, x):
-        """All slots, with 0 in those of no row: (N, L) -> (B, M)."""
+        """The slots of whole memories, 0 where rows are left out: (N, L) -> (B, M)."""
         if self.numbers is None:
             return x
         x = ops.segment_sum(x, self.numbers, num_segments=self.batch_size * self.rows_of_memory)
@@ -331,7 +331,7 @@ class MemoryRows:
 
 
 def shifted(x, slots=1):
-    """x (..., S) moved by some slots along its last axis, to lower places if `slots` < 0; zeros come in."""
+    """x (..., S) shifted along its last axis, to lower indices if `slots` < 0, and filled up with zeros."""
     width = [[0, 0]] * (len(x.shape) - 1)
     if slots < 0:
         return ops.pad(x, [*width, [0, -slots]])[..., -slots:]
@@ -339,7 +339,7 @@ def shifted(x, slots=1):
 
 
 def walk(match, start, first=0.0, longest=None):
-    """Where walkers stop that go from slot to slot until a slot matches or a memory ends.
+    """Where walkers stop that go from slot to slot until one matches or the memory ends.
 
     With z the match and q the start, the mass that reaches slot m is `mass_m = (1 - z_{m-1}) mass_{m-1} + q_m`, and
     `p_m = z_m mass_m` of it stops there. The recurrence is solved by doubling (Hillis & Steele, 1986): after round r,
@@ -398,10 +398,10 @@ class KeyValueHop(keras.layers.Layer):
     arXiv:1606.04582) and stick-breaking attention. They differ in where they start:
 
     - "newest": at slot 0, the newest, which finds the last match in the story; without a match, it is the softmax;
-    - "elsewhere": at slot 0 too, but not stopping where the hop before looked. The values of a hop are the keys of the
-      next, so a statement that was just read matches itself best, and hops would stay on it;
-    - "back": behind where the hop before looked, towards older slots, which finds the nearest match before it;
-    - "forth": in front of where the hop before looked, towards newer slots, which finds the nearest match after it.
+    - "elsewhere": at slot 0 too, but not stopping where the previous hop looked. The values of a hop are the keys of
+      the next, so a statement that was just read matches itself best, and hops would stay on it;
+    - "back": behind where the previous hop looked, towards older slots, which finds the nearest match before it;
+    - "forth": in front of where the previous hop looked, towards newer slots, which finds the nearest match after it.
 
     Args:
         feature_size: F.
@@ -453,7 +453,7 @@ class KeyValueHop(keras.layers.Layer):
         Args:
             state: u, (B, F).
             keys, values: (N, L, F), readings of statements.
-            before: the attention of the hop before; zeros for the first.
+            before: the attention of the previous hop; zeros for the first.
             key_time, value_time: (M, F); None for an inner hop, which has no times.
             occupied: (N, L) bool, which slots may be attended; None for all slots of the memories.
             rows: `MemoryRows`, where these statements are; None if each memory is one row.
@@ -505,9 +505,9 @@ class KeyValueHop(keras.layers.Layer):
 
         Args:
             state: u, (B, F).
-            softmax: (N, L), the attention of the head "softmax", if it is one.
+            softmax: (N, L), the attention of the head "softmax", if there is one.
             match: z, (N, L).
-            before: (N, L), the attention of the hop before.
+            before: (N, L), the attention of the previous hop.
             rows: the `MemoryRows` of these slots.
         """
         shape = ops.shape(match)
@@ -516,7 +516,7 @@ class KeyValueHop(keras.layers.Layer):
             found = ops.reshape(walk(match, first, first, rows.memory_size), shape)
             rest = 1 - ops.expand_dims(rows.spread(rows.sum(ops.sum(found, axis=1))), 1)  # what finds no match
             attentions = [softmax, found + rest * softmax]  # reads what the softmax reads, so that the hop can learn
-        else:  # forth is back in the mirror
+        else:  # forth is back on reversed slots
             mirrored_first = shifted(ops.flip(first))
             firsts = ops.stack([first, first, mirrored_first])
             matches = ops.stack([match * (1 - before), match, ops.flip(match)])  # (3, S)
@@ -573,7 +573,7 @@ class MemN2N_KV(keras.Model):
         mask_padding: keep empty slots out of the softmax.
         linear_attention: "sum", "mean" or "capped", the attention of the linear start; see `KeyValueHop`.
         attention: "softmax", or "walk": the first hop mixes the softmax with a walk from the newest slot, the others
-            mix walks from the newest slot elsewhere, and back and forth from where the hop before looked; see
+            mix walks elsewhere, from the newest slot, and back and forth, from where the previous hop looked; see
             `KeyValueHop`.
         inner_hops: I, hops between the first and the second. Their keys and values are the values of the first hop,
             they have no times, and the linear start skips them.
@@ -743,7 +743,7 @@ class MemN2N_KV(keras.Model):
         Returns:
             Logits (B, V), or (B, 1 + N) if answers are entities, or (B, C) if there are candidates; with
             `return_attention`, logits and the attention (B, H + I, M). The attention of a skipped
-            hop is that of the hop before.
+            hop is that of the previous hop.
         """
         statements, value_statements, key_slots, value_slots, occupied = self._slots(inputs)
         prefixes = None
@@ -859,7 +859,7 @@ class TwoReaders(keras.Model):
     """Two networks side by side, whose answers are averaged: one reads bags of words, the other reads with a GRU.
 
     Each learns by itself, from its own errors: when only the sum of their logits was trained, one relied on the other.
-    A bag of words learns what is alike (task 16), a GRU who is where to whom (17 and 18).
+    A bag of words learns similarity (task 16), a GRU relative positions and sizes (17 and 18).
 
     Args:
         **config: of `MemN2N_KV`. With adjacent tying, features of the GRU have the size of the word vectors, too.
@@ -898,7 +898,7 @@ class TwoReaders(keras.Model):
 
 
 def _dense(table):
-    """The table, with a dense gradient: TensorFlow passes a sparse one through a concatenation in as many pieces."""
+    """The table, with a dense gradient: a sparse one passes through a concatenation in as many pieces."""
     return ops.reshape(table, (-1, table.shape[-1]))
 
 

@@ -1,4 +1,4 @@
-"""Score files and histories, written and read; published scores; the rule of when a task has failed."""
+"""Writes and reads score files and histories; published scores; when a task counts as failed."""
 
 import csv
 import io
@@ -89,7 +89,7 @@ def restarts_summary(errors):
 def rows(accuracies, simulated=False, seed=None, chosen=False):
     """The scores of one model, a list of (task, test, training, validation accuracy), as rows of a score file.
 
-    The other arguments are noted behind the task number; they are those of `Score`. A row is a list of cells.
+    The other arguments, explained at `Score`, are noted after the task number. A row is a list of cells.
     """
     notes = ["simulated"] * simulated + ([] if seed is None else [f"seed {seed}"]) + ["chosen"] * chosen
     note = f" ({' '.join(notes)})" if notes else ""

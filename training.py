@@ -28,7 +28,7 @@ tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces it
 
 
 LARGEST_LOGITS = 4_000_000  # numbers in the logits of one batch
-SURE = 0.9  # probability of the right answer
+SURE = 0.9  # probability of the right answer below which the model is unsure
 SHORT_PHASE = 3_000  # steps of a linear end that take less time than compiling it
 
 
@@ -44,7 +44,7 @@ def set_up_devices(threads=None, allow_soft_placement=True, log_device_placement
         A line that names the devices in use.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it
-    if mallopt:  # keep freed memory: otherwise each step gets its memory from the system anew, page by page
+    if mallopt:  # keep freed memory: otherwise each step requests its memory from the system again, page by page
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that glibc takes
         mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
     if threads:
@@ -88,7 +88,7 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return vars(self)
 
 
-PHASES = ("linear start", "linear end", "rest")  # of a training; each is compiled by itself, without what it lacks
+PHASES = ("linear start", "linear end", "rest")  # compiled separately, each without what it does not use
 
 
 class Trainer(keras.Model):
@@ -103,8 +103,8 @@ class Trainer(keras.Model):
         max_grad_norm: norm to which gradients are clipped.
         clip: "each" to clip per variable, "global" to clip by global norm.
         linear_steps: steps of the linear start.
-        linear_end_steps: steps after it in which the share of its attention falls to 0.
-        questions: N to note which of N questions, numbered by inputs, it is unsure of in training; 0 not to.
+        linear_end_steps: steps after the linear start over which the share of linear attention falls to 0.
+        questions: N, to record which of N questions (`inputs["questions"]`) the network is unsure of; 0 for none.
     """
 
     def __init__(
@@ -346,7 +346,7 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
     """
     keras.backend.clear_session()  # layers have the same names, whatever this process trained before
     keras.utils.set_random_seed(seed)
-    seed_generator.python_random = random.Random(seed)  # as it is set now, but no other thread draws from it
+    seed_generator.python_random = random.Random(seed)  # the same seed, but no other thread draws from this one
     batch_size = min(flags.batch_size, len(corpus.training))
     steps = -(-len(corpus.training) // batch_size)
     linear = dict(linear_steps=flags.linear_start * steps, linear_end_steps=flags.linear_end * steps)
@@ -405,7 +405,7 @@ class Report(keras.callbacks.Callback):
         epochs: number of epochs of the training.
         interval: epochs between two reports of accuracy; the last epoch has one too.
         linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
-            They are never the best ones: the saved network has the attention of the epochs after them.
+            They never count as best, as the saved network has the attention of the later epochs.
         heading: printed before each line; with a heading there are no accuracies by task.
         progress_bar: show one.
         say: prints lines about a report, as `print` does.
@@ -543,7 +543,7 @@ def score(trainer, corpus):
 
 
 def mean_cross_entropy(trainer, examples):
-    """The mean cross-entropy of the right answers, in nats, without answers that training never saw.
+    """The mean cross-entropy of the right answers, in nats; answers that training never saw are left out.
 
     Of several right answers, the likeliest counts.
     """

@@ -381,7 +381,7 @@ def train_trials(search):
                         values = " ".join(f"{name}={shown(value)}" for name, value in trial.params.items())
                         say(f"trial {trial.number}: {line}; {values}")
     except (files.Unsaved, experiment.WorkerKilled) as error:
-        message = f"{str(error).rstrip('.')}; once that is mended, the same command continues the search."
+        message = f"{str(error).rstrip('.')}; once that is fixed, the same command continues the search."
         raise InputError(message) from error
 
 

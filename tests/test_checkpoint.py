@@ -566,7 +566,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_continues(
     with at_call(module, name, call, lambda: fill(small_disk)), pytest.raises(InputError) as caught:
         run(single, small)
     message = str(caught.value)
-    assert "not saved: " in message and "once that is mended, continue with: python" in message
+    assert "not saved: " in message and "once that is fixed, continue with: python" in message
     assert not temporary_files()
     own_scores = run_folder() / "scores.csv"
     assert not own_scores.exists() or own_scores.read_bytes() in (b"", *_prefixes(expected["own scores"]))
@@ -623,7 +623,7 @@ def test_a_disk_that_becomes_read_only_is_one_sentence(small, uninterrupted, mon
             lambda: [patch.setattr(m, "open", read_only, False) for m in (files, checkpoint)],
         ),
     ):
-        with pytest.raises(InputError, match="Read-only file system; once that is mended, continue with: python"):
+        with pytest.raises(InputError, match="Read-only file system; once that is fixed, continue with: python"):
             run(single, small)
     run(single, small, "--resume")
     assert results() == expected and not temporary_files()

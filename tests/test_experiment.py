@@ -477,7 +477,7 @@ def test_a_killed_worker_is_one_sentence_that_says_how_to_continue(small, monkey
         raise experiment.WorkerKilled("a process that trained a model was killed, perhaps for lack of memory.")
 
     monkeypatch.setattr(experiment, "train_models", killed)
-    with pytest.raises(InputError, match="was killed, .*; once that is mended, continue with: python .* --resume logs"):
+    with pytest.raises(InputError, match="was killed, .*; once that is fixed, continue with: python .* --resume logs"):
         run(single, small, "--task_id 1,2")
 
 
