@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 import checkpoint
+import experiment
 import plots
 import scores
 from flags import KINDS, InputError, Parser, path, run_command
@@ -69,11 +70,9 @@ def rows_of(outcomes, tasks):
 
 def read_run(folder):
     """Reads a `Run`; InputError if the folder holds none, or a damaged one."""
-    from experiment import Outcome
-
     record = checkpoint.read_record(folder)
     try:
-        settled, outcomes = record["flags"], [Outcome(**outcome) for outcome in record["outcomes"].values()]
+        settled, outcomes = record["flags"], [experiment.Outcome(**outcome) for outcome in record["outcomes"].values()]
         tasks = settled.get("task_id") or [row[0] for outcome in outcomes[:1] for row in outcome.rows]
         return Run(
             folder=folder,
@@ -158,8 +157,6 @@ def labels(runs):
 
 def differing_flags(runs):
     """The flags in which runs differ: a dict from name to the value of each run, "" where it has none."""
-    import experiment
-
     names = {name for run in runs for name in run.settings} - NO_DIFFERENCE - {*experiment.FREE_FLAGS}
     values = {name: [str(run.settings.get(name, "")) for run in runs] for name in sorted(names)}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
@@ -344,8 +341,8 @@ def draw(runs, summary, png):
 # --- the command ----------------------------------------------------------------------------------------
 
 
-def flag_parser():
-    """This script's flags."""
+def main(argv=None):
+    """Compares or lists runs as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN", help="folder of a run; without any, the runs in --log_dir are listed")
@@ -354,12 +351,6 @@ def flag_parser():
     form = parser.add_mutually_exclusive_group().add_argument
     form("--csv", action="store_true", help="print one CSV table with a line per run and all numbers")
     form("--markdown", action="store_true", help="print tables in Markdown")
-    return parser
-
-
-def main(argv=None):
-    """Compares or lists runs as the flags say."""
-    parser = flag_parser()
     flags = parser.parse_args(argv)
     if flags.picture and not flags.runs:
         parser.error("--picture needs the folders of runs")
