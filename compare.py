@@ -122,18 +122,13 @@ def list_runs(log_dir):
     import pandas
 
     runs, problems = [], []
-    try:
-        names = sorted(os.listdir(log_dir))
-    except OSError as error:
-        raise InputError(f"{log_dir}: expected a folder of runs: {error.strerror}; change --log_dir.") from error
-    for name in names:
-        folder = os.path.join(log_dir, name)
-        has_record = os.path.exists(os.path.join(folder, checkpoint.RECORD))
-        if has_record or (os.path.isdir(folder) and re.match(r"(single|joint|wikimovies)_\d", name)):
-            try:
-                runs.append(read_run(folder))
-            except InputError as error:
-                problems.append(str(error))
+    if not os.path.isdir(log_dir):
+        raise InputError(f"{log_dir}: expected a folder of runs; change --log_dir.")
+    for record in sorted(glob.glob(os.path.join(glob.escape(log_dir), "*", checkpoint.RECORD))):
+        try:
+            runs.append(read_run(os.path.dirname(record)))
+        except InputError as error:
+            problems.append(str(error))
     lines = []
     for run in sorted(runs, key=lambda run: run.started):
         rows = rows_of(run.chosen() or [], run.tasks)
