@@ -83,11 +83,7 @@ def settings_of(model):
 def read_questions(data_dir, task, split, random_state):
     """The `data_utils.Question`s of one split of a task, in the order of a run's corpus.
 
-    Args:
-        data_dir: a folder of bAbI files.
-        task: the task number.
-        split: "test", "training" or "validation".
-        random_state: seed of the split into training and validation; None if unknown.
+    `random_state` is the seed of the split into training and validation; None if unknown.
 
     Raises:
         InputError: a file cannot be used, or the seed is needed and unknown.
@@ -302,14 +298,7 @@ def failed(by_task, split):
 
 
 def report(paths, by_model, ensemble, split):
-    """The tables of accuracies, in 80 columns.
-
-    Args:
-        paths: model files.
-        by_model: for each, a dict from task to accuracy in 0..1.
-        ensemble: the same of the ensemble.
-        split: the name of the split.
-    """
+    """The tables of accuracies, in 80 columns, from dicts from task to accuracy in 0..1, of models and ensemble."""
     several = any(sum(task in own for own in by_model) > 1 for task in ensemble)
     width = max(len(label(task)) for task in ensemble)
     columns = "           models   lowest  highest  ensemble" if several else f"  {split:>10}"

@@ -245,12 +245,7 @@ def run_of(place):
 
 
 def train(script, place, submit):
-    """Trains the models of a trial, in a thread, as an ordinary run of the trial's recipe.
-
-    Args:
-        script: its module.
-        place: the folder of the trial, with its recipe in it.
-        submit: see `experiment.run`.
+    """Trains the models of a trial, in a thread, as an ordinary run of the recipe in `place`, the trial's folder.
 
     Returns:
         (validation accuracy, the mean over models of `scores.overall`; seconds).
