@@ -179,13 +179,6 @@ def error_table(runs, tasks):
     return pandas.DataFrame(lines, columns=["run", "seed", "task", *SPLITS]).set_index(["run", "seed", "task"])
 
 
-def errors_by_seed(table):
-    """Errors over all tasks, or over all questions about films, with index (run, seed)."""
-    if scores.ALL in table.index.get_level_values("task"):
-        return table.xs(scores.ALL, level="task")
-    return table.groupby(level=["run", "seed"]).mean()
-
-
 def why_not_paired(first, run):
     """Why the seeds of two runs cannot be compared one by one, in words; "" if they can.
 
@@ -212,7 +205,8 @@ def summarize(runs):
 
     tasks = common_tasks(runs)
     table = error_table(runs, tasks)
-    by_seed = errors_by_seed(table)
+    about_films = scores.ALL in table.index.get_level_values("task")
+    by_seed = table.xs(scores.ALL, level="task") if about_films else table.groupby(level=["run", "seed"]).mean()
     by_task = table.groupby(level=["run", "task"])["test"].agg(["mean", "std"])
     lines = []
     for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
