@@ -84,7 +84,7 @@ def executor(address, workers, train, quiet=False):
 
         return cluster.train_on_worker(*arguments)
 
-    say = hush if quiet else print if local else _print_at_client
+    say = hush if quiet else print if local else distributed.print  # on the worker and on the terminal of the run
 
     corpora = {}  # by digest; sent once, they go from worker to worker
 
@@ -141,13 +141,6 @@ def train_on_worker(task, corpus):
         )
     os.environ[ONEDNN] = onednn
     return train(job._replace(corpus=pickle.loads(corpus)), say)
-
-
-def _print_at_client(*words, flush=True):
-    """Prints on the worker and on the terminal of the run."""
-    import distributed
-
-    distributed.print(*words, flush=flush)
 
 
 def hush(*_, **__):

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 import checkpoint
+import experiment
 import plots
 import scores
 from flags import KINDS, InputError, Parser, path, run_command
@@ -69,11 +70,9 @@ def rows_of(outcomes, tasks):
 
 def read_run(folder):
     """Reads a `Run`; InputError if the folder holds none, or a damaged one."""
-    from experiment import Outcome
-
     record = checkpoint.read_record(folder)
     try:
-        settled, outcomes = record["flags"], [Outcome(**outcome) for outcome in record["outcomes"].values()]
+        settled, outcomes = record["flags"], [experiment.Outcome(**outcome) for outcome in record["outcomes"].values()]
         tasks = settled.get("task_id") or [row[0] for outcome in outcomes[:1] for row in outcome.rows]
         return Run(
             folder=folder,
@@ -123,18 +122,13 @@ def list_runs(log_dir):
     import pandas
 
     runs, problems = [], []
-    try:
-        names = sorted(os.listdir(log_dir))
-    except OSError as error:
-        raise InputError(f"{log_dir}: expected a folder of runs: {error.strerror}; change --log_dir.") from error
-    for name in names:
-        folder = os.path.join(log_dir, name)
-        has_record = os.path.exists(os.path.join(folder, checkpoint.RECORD))
-        if has_record or (os.path.isdir(folder) and re.match(r"(single|joint|wikimovies)_\d", name)):
-            try:
-                runs.append(read_run(folder))
-            except InputError as error:
-                problems.append(str(error))
+    if not os.path.isdir(log_dir):
+        raise InputError(f"{log_dir}: expected a folder of runs; change --log_dir.")
+    for record in sorted(glob.glob(os.path.join(glob.escape(log_dir), "*", checkpoint.RECORD))):
+        try:
+            runs.append(read_run(os.path.dirname(record)))
+        except InputError as error:
+            problems.append(str(error))
     lines = []
     for run in sorted(runs, key=lambda run: run.started):
         rows = rows_of(run.chosen() or [], run.tasks)
@@ -158,8 +152,6 @@ def labels(runs):
 
 def differing_flags(runs):
     """The flags in which runs differ: a dict from name to the value of each run, "" where it has none."""
-    import experiment
-
     names = {name for run in runs for name in run.settings} - NO_DIFFERENCE - {*experiment.FREE_FLAGS}
     values = {name: [str(run.settings.get(name, "")) for run in runs] for name in sorted(names)}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
@@ -185,13 +177,6 @@ def error_table(runs, tasks):
         for row in rows_of(outcomes, tasks)
     ]
     return pandas.DataFrame(lines, columns=["run", "seed", "task", *SPLITS]).set_index(["run", "seed", "task"])
-
-
-def errors_by_seed(table):
-    """Errors over all tasks, or over all questions about films, with index (run, seed)."""
-    if scores.ALL in table.index.get_level_values("task"):
-        return table.xs(scores.ALL, level="task")
-    return table.groupby(level=["run", "seed"]).mean()
 
 
 def why_not_paired(first, run):
@@ -220,7 +205,8 @@ def summarize(runs):
 
     tasks = common_tasks(runs)
     table = error_table(runs, tasks)
-    by_seed = errors_by_seed(table)
+    about_films = scores.ALL in table.index.get_level_values("task")
+    by_seed = table.xs(scores.ALL, level="task") if about_films else table.groupby(level=["run", "seed"]).mean()
     by_task = table.groupby(level=["run", "task"])["test"].agg(["mean", "std"])
     lines = []
     for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
@@ -344,8 +330,8 @@ def draw(runs, summary, png):
 # --- the command ----------------------------------------------------------------------------------------
 
 
-def flag_parser():
-    """This script's flags."""
+def main(argv=None):
+    """Compares or lists runs as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     add("runs", nargs="*", metavar="RUN", help="folder of a run; without any, the runs in --log_dir are listed")
@@ -354,12 +340,6 @@ def flag_parser():
     form = parser.add_mutually_exclusive_group().add_argument
     form("--csv", action="store_true", help="print one CSV table with a line per run and all numbers")
     form("--markdown", action="store_true", help="print tables in Markdown")
-    return parser
-
-
-def main(argv=None):
-    """Compares or lists runs as the flags say."""
-    parser = flag_parser()
     flags = parser.parse_args(argv)
     if flags.picture and not flags.runs:
         parser.error("--picture needs the folders of runs")

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from reprlib import repr as quoted  # shortened where it is long
 from typing import NamedTuple
 
@@ -272,11 +272,6 @@ class EncodedExamples:
     def right_answers(self):
         """The right answers to each question (N, A), padded with NEVER_SEEN."""
         return self.answer[:, np.newaxis] if self.answers is None else self.answers
-
-    def take(self, indexes):
-        """The examples with the given indexes, in that order."""
-        tables = ("statements", "value_statements")
-        return replace(self, **{name: array[indexes] for name, array in self.arrays().items() if name not in tables})
 
     def compact(self, selection):
         """The inputs of the network for B examples, a slice or an array of indexes, with each statement once.

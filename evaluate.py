@@ -83,11 +83,7 @@ def settings_of(model):
 def read_questions(data_dir, task, split, random_state):
     """The `data_utils.Question`s of one split of a task, in the order of a run's corpus.
 
-    Args:
-        data_dir: a folder of bAbI files.
-        task: the task number.
-        split: "test", "training" or "validation".
-        random_state: seed of the split into training and validation; None if unknown.
+    `random_state` is the seed of the split into training and validation; None if unknown.
 
     Raises:
         InputError: a file cannot be used, or the seed is needed and unknown.
@@ -122,20 +118,14 @@ def load_stories(paths, networks, settings, data_dir, task_ids, split):
         )
     questions = [(task, q) for task in tasks for q in read_questions(data_dir, task, split, min(seeds, key=str))]
 
-    def encode(vocabulary, sentence_size, memory_size, only_supporting):
-        examples = [q.only_supporting() if only_supporting else q for _, q in questions]
-        numbers = {word: number for number, word in enumerate(vocabulary, start=1)}
-        return data_utils.encode(examples, numbers, sentence_size, memory_size)
-
-    models, encoded = [], {}  # models of one run share the encoding
+    models = []
     for network, flags, known in zip(networks, settings, trained_on, strict=True):
-        vocabulary = tuple(network.config["vocabulary"])
+        words = ("<NIL>", *network.config["vocabulary"])
+        numbers = {word: number for number, word in enumerate(words) if number > 0}
         sizes = network.config["sentence_size"], network.config["memory_size"]
-        key = vocabulary, *sizes, bool(flags.get("only_supporting"))
-        if key not in encoded:
-            encoded[key] = encode(*key)
+        examples = [q.only_supporting() if flags.get("only_supporting") else q for _, q in questions]
         knows = np.array([task in known for task, _ in questions])
-        models.append(Model(training.Trainer(network), encoded[key], knows, ("<NIL>", *vocabulary)))
+        models.append(Model(training.Trainer(network), data_utils.encode(examples, numbers, *sizes), knows, words))
     queries = [Query(task, q.story + 1, q.line, q.question, (q.answer,)) for task, q in questions]
     return queries, models
 
@@ -308,14 +298,7 @@ def failed(by_task, split):
 
 
 def report(paths, by_model, ensemble, split):
-    """The tables of accuracies, in 80 columns.
-
-    Args:
-        paths: model files.
-        by_model: for each, a dict from task to accuracy in 0..1.
-        ensemble: the same of the ensemble.
-        split: the name of the split.
-    """
+    """The tables of accuracies, in 80 columns, from dicts from task to accuracy in 0..1, of models and ensemble."""
     several = any(sum(task in own for own in by_model) > 1 for task in ensemble)
     width = max(len(label(task)) for task in ensemble)
     columns = "           models   lowest  highest  ensemble" if several else f"  {split:>10}"
@@ -350,11 +333,11 @@ def deviating(values, digits):
     return f"{np.mean(values):.{digits}f}{deviation}"
 
 
-# --- flags ----------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------------
 
 
-def flag_parser():
-    """This script's flags."""
+def main(argv=None):
+    """Evaluates as the flags say."""
     parser = Parser(__doc__.splitlines()[0])
     add = parser.add_argument
     shipped = "pretrained/joint_10k.keras"
@@ -371,12 +354,7 @@ def flag_parser():
         metavar="FILE.csv",
         help="print how often each answer is predicted for each right answer, or write it into a file",
     )
-    return parser
-
-
-def main(argv=None):
-    """Evaluates as the flags say."""
-    flags = flag_parser().parse_args(argv)
+    flags = parser.parse_args(argv)
     if flags.confusion is not None and not importlib.util.find_spec("pandas"):
         raise InputError("--confusion needs pandas: pip install -r requirements-desk.txt.")
     queries, models, data_dir, simulated = load(flags.model, flags.data_dir, flags.task_id, flags.split)

@@ -107,14 +107,9 @@ def hyperparameters(flags, seed):
 
 
 def train_model(job, say=print):
-    """Trains one model, or continues it from its saved state, scores it and saves it.
+    """Trains one model, or continues it from its saved state, scores it and saves it: from a `Job` to an `Outcome`.
 
-    Args:
-        job: `Job`.
-        say: prints reports, as `print` does.
-
-    Returns:
-        An `Outcome`.
+    `say` prints reports, as `print` does.
     """
     import training
 
@@ -175,11 +170,7 @@ def train_models(jobs, finished, flags, submit=None):
     One model trains in this process, with all cores, unless a cluster is named. Of several, each trains with one
     thread, in a process or on a worker: steps are too small for a second thread to help.
 
-    Args:
-        jobs: a list of `Job`.
-        finished: a dict from the name of a model to its `Outcome`; these are not trained again.
-        flags: settled flags.
-        submit: see `run`.
+    `finished` is a dict from the name of a model to its `Outcome`; these are not trained again. `submit`: see `run`.
     """
     left = [job for job in jobs if job.name not in finished]
     for job in left:
@@ -531,14 +522,8 @@ def finish(the_run, job, outcome):
 def write_scores(the_run, flags, jobs, outcomes, earlier_rows):
     """Writes the rows of all restarts of a model, and copies the files of the one that validation chose.
 
-    Args:
-        the_run: `checkpoint.Run`.
-        flags: settled flags.
-        jobs, outcomes: the restarts.
-        earlier_rows: rows of the models before them, to which theirs are added.
-
-    Returns:
-        The outcome that validation chose.
+    `jobs` and `outcomes` are those of the restarts; their rows are added to `earlier_rows`, of the models before them.
+    Returns the outcome that validation chose.
     """
     chosen = max(outcomes, key=Outcome.merit)
     if flags.restarts == 1:

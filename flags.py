@@ -36,16 +36,10 @@ ENCODINGS = ("padded", "length", "none")
 GATES = (0, 1, 2)
 ATTENTIONS = ("softmax", "walk")
 LINEAR_ATTENTIONS = ("sum", "mean", "capped")
-ANSWERS = ("state", "read")
 SOURCES = {  # of memories for questions about films: their representations, the first of which is the default
     "kb": ("facts", "triples"),
     "doc": ("title", "centre", "window", "sentence"),
 }
-TEMPLATE_SETS = ("one", "all")
-OPTIMIZERS = ("adam", "sgd")
-CLIPS = ("each", "global")
-JIT_COMPILE = ("auto", "on", "off")
-KEPT = ("last", "best")  # epochs whose model is saved
 LOCAL = "local"  # a Dask cluster that a run starts on its machine
 NEWEST = ""  # the value of --resume without a folder
 LARGEST_FLOAT = 3.4e38  # of float32, with which TensorFlow computes
@@ -403,7 +397,7 @@ def training_parser(description, films=False, **defaults):
     add = parser.add_argument_group("training").add_argument
     add("--epochs", type=count, help="passes over the training questions")
     add("--batch_size", type=count, help="questions in a step")
-    add("--optimizer", choices=OPTIMIZERS, default="adam", help="Adam or plain SGD")
+    add("--optimizer", choices=("adam", "sgd"), default="adam", help="Adam or plain SGD")
     add("--learning_rate", type=number(float, 0, above=True), default=0.001, help="initial learning rate")
     add("--decay_steps", type=count, help="steps between two decays of the learning rate")
     add("--decay_epochs", type=epochs, help="the same in epochs, or as a share of --epochs; the last of the two wins")
@@ -414,7 +408,7 @@ def training_parser(description, films=False, **defaults):
     add("--epsilon", type=number(float, 0, above=True), default=0.1, help="epsilon of Adam")
     add("--l2_lambda", type=number(float, 0), help="weight of half the squared norm of all variables")
     add("--max_grad_norm", type=number(float, 0, above=True), default=20.0, help="norm to which gradients are clipped")
-    add("--clip", choices=CLIPS, default="each", help="clip per variable, or by global norm")
+    add("--clip", choices=("each", "global"), default="each", help="clip per variable, or by global norm")
     add("--gradient_noise", type=number(float, 0), default=0.001, help="standard deviation of noise on gradients")
     add("--keep_prob", type=number(float, 0, 1, above=True), default=1.0, help="share of a reading that dropout keeps")
     share = number(float, 0, 0.9)
@@ -424,7 +418,7 @@ def training_parser(description, films=False, **defaults):
         add("--time_noise", type=share, default=0.0, help="share of empty slots inserted between statements")
     add("--focus", type=share, default=0.0, help="share of an epoch for unsure answers, after the linear start")
     add("--evaluation_interval", type=count, help="epochs between two reports of accuracy")
-    add("--keep", choices=KEPT, default="last", help="save the last epoch, or the best report on validation")
+    add("--keep", choices=("last", "best"), default="last", help="save the last epoch or the best report on validation")
     add("--patience", type=number(int, 0), default=0, help="end after this many reports without a better one; 0: never")
     add("--random_state", type=number(int, 0, 2**31 - 1), help="seed; the same seed gives the same scores")
     add("--restarts", type=size, default=1, help="train models from this many seeds; validation chooses one")
@@ -447,7 +441,7 @@ def training_parser(description, films=False, **defaults):
     add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: on this machine")
     add("--threads", type=count, help="threads per operation (default: all cores; one if several models train)")
     if not films:  # batches about films vary in size: XLA would compile each of them
-        add("--jit_compile", choices=JIT_COMPILE, default="auto", help="compile with XLA; auto: if the run is long")
+        add("--jit_compile", choices=("auto", "on", "off"), default="auto", help="compile with XLA; auto: in long runs")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
     add("--log_device_placement", type=boolean, default=False, help="print where operations run")
     parser.set_defaults(**defaults)
@@ -488,7 +482,7 @@ def _add_film_flags(parser):
     )
     add("--text", type=path, help="file of documents like wiki.txt (default: the data set's own, else synthetic)")
     add("--window", type=size, default=15, help="number of tokens in a window of text")
-    add("--templates", choices=TEMPLATE_SETS, default="one", help="sentence templates of synthetic documents")
+    add("--templates", choices=("one", "all"), default="one", help="sentence templates of synthetic documents")
     share = number(float, 0, 1)
     add("--conjunction", type=share, default=0.0, help="probability that synthetic sentences are conjoined")
     add("--coreference", type=share, default=0.0, help="probability that a synthetic title becomes `it`")
@@ -497,7 +491,7 @@ def _add_film_flags(parser):
     add("--embedding_size", type=multiple_of_8, help="size of the vectors of words and entities")
     add("--hops", type=size, default=1, help="how often the memory is read")
     add("--memory_size", type=size, help="maximum number of memory slots")
-    add("--answer", choices=ANSWERS, default="read", help="answer from the state, or from what the last hop read")
+    add("--answer", choices=("state", "read"), default="read", help="from the state, or from what the last hop read")
     parser.set_defaults(
         reader="bow", tying="adjacent", gates=0, encoding="none", mask_padding=True, feature_size=None,
         attention="softmax", inner_hops=0, word_dropout=0.0, time_noise=0.0, jit_compile="off",

@@ -16,6 +16,11 @@ import sys
 import time
 import warnings
 
+import checkpoint
+import cluster
+import experiment
+import files
+import scores
 from flags import InputError, Parser, count, path, run_command, say_when_stopped
 
 SCRIPTS = ("single", "joint", "wikimovies")
@@ -135,8 +140,6 @@ class Search:
     def __init__(self, script, values, words, space):
         import optuna
 
-        import files
-
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used with")
@@ -242,19 +245,11 @@ def run_of(place):
 
 
 def train(script, place, submit):
-    """Trains the models of a trial, in a thread, as an ordinary run of the trial's recipe.
-
-    Args:
-        script: its module.
-        place: the folder of the trial, with its recipe in it.
-        submit: see `experiment.run`.
+    """Trains the models of a trial, in a thread, as an ordinary run of the recipe in `place`, the trial's folder.
 
     Returns:
         (validation accuracy, the mean over models of `scores.overall`; seconds).
     """
-    import checkpoint
-    import scores
-
     words = [f"@{place}/flags", "--log_dir", place, "--output_file", f"{place}/scores.csv", "--pictures", "False"]
     while True:
         try:
@@ -269,24 +264,19 @@ def train(script, place, submit):
 
 def reports(place):
     """Validation accuracy by epoch, the mean over the models of a trial, where all have it; not of a linear start."""
-    import checkpoint
-    import scores
-
     folder = run_of(place)
     if folder is None:
         return {}
     record = checkpoint.read_record(folder)
     flags = record["flags"]
     pattern = "history*_seed*.csv" if flags["restarts"] > 1 else "history*.csv"
-    accuracies = []
-    for name in glob.glob(os.path.join(glob.escape(folder), pattern)):
-        history = scores.read_history(name)
-        accuracies.append(dict(zip(map(int, history["epoch"]), map(float, history["validation"]), strict=True)))
-    if len(accuracies) < len(record["digests"]) * flags["restarts"]:
+    names = glob.glob(os.path.join(glob.escape(folder), pattern))
+    if len(names) < len(record["digests"]) * flags["restarts"]:
         return {}
-    means = {epoch: sum(by_epoch.get(epoch, math.nan) for by_epoch in accuracies) for epoch in accuracies[0]}
+    by_epoch = zip(*(scores.read_history(name)["validation"].tolist() for name in names), strict=False)
+    means = {epoch: sum(accuracies) / len(names) for epoch, accuracies in enumerate(by_epoch, start=1)}
     first = flags["linear_start"] + flags["linear_end"]
-    return {epoch: mean / len(accuracies) for epoch, mean in means.items() if epoch > first and not math.isnan(mean)}
+    return {epoch: mean for epoch, mean in means.items() if epoch > first and not math.isnan(mean)}
 
 
 def follow(search, trial, thread, state):
@@ -296,15 +286,12 @@ def follow(search, trial, thread, state):
         search: `Search`.
         trial: an Optuna trial.
         thread: the future of `train`.
-        state: a dict that remembers the last `epoch`, and whether the trial was `stopped`.
+        state: a dict that remembers the last `epoch` that was reported, and its `accuracy`.
 
     Returns:
         A line about its end, or None while it trains.
     """
     import optuna
-
-    import checkpoint
-    import cluster
 
     place = search.place(trial)
     if not thread.done():
@@ -340,10 +327,6 @@ def follow(search, trial, thread, state):
 def train_trials(search):
     """Trains trials until the search has as many as were asked for, whoever trained them."""
     import optuna
-
-    import cluster
-    import experiment
-    import files
 
     asked, script = search.values, search.script
     models = asked.restarts * (len(asked.task_id) if script.__name__ == "single" else 1)
@@ -390,8 +373,6 @@ def train_trials(search):
 
 def show(search):
     """Prints the best trials, and writes the best recipe and Optuna's pictures."""
-    import files
-
     complete = sorted(search.trials("COMPLETE"), key=lambda trial: -trial.value)
     print(f"{len(complete)} trials are complete, {len(search.trials('PRUNED'))} were pruned or diverged")
     if not complete:

@@ -215,7 +215,6 @@ def test_the_list_says_what_runs_are(capsys):
     going_on = write_run("joint_2", [0.8], finished=False)
     edit(going_on, lambda record: record.update(outcomes={}))
     write_run("single_1", [0.8, 0.7], groups=((1,), (2,)), finished=False)
-    os.mkdir("logs/joint_3")
     os.mkdir("logs/study")  # not a run's folder
     with open(f"{write_run('joint_4', [0.8])}/run.json", "w") as file:
         file.write('{"format": 2, "script": ')
@@ -225,7 +224,7 @@ def test_the_list_says_what_runs_are(capsys):
     assert re.search(r"joint_1 +walks +finished +25.00 +10.00 +1/2\n    --hops 3\n", out)
     assert re.search(r"joint_2 +epoch 6 of 9 *\n", out)
     assert re.search(r"single_1 +stopped, 4 of 4 models +25.00 +15.00 +1/2\n", out)
-    assert [line.split(":")[0] for line in err.splitlines()] == ["logs/joint_3", "logs/joint_4/run.json"]
+    assert [line.split(":")[0] for line in err.splitlines()] == ["logs/joint_4/run.json"]
     assert "stopped, epoch 6 of 9" in output(capsys, "")[0]
     assert refusal(compare, "logs/joint_4").startswith("logs/joint_4/run.json: is damaged")
     assert [row["flags"] for row in as_csv(capsys, "")] == ["--hops 3"] * 3

@@ -99,7 +99,7 @@ def test_lists_and_ranges():
 @pytest.mark.parametrize(("arguments", "status"), [("-h", 0), ("joint", 2), ("joint --search hops=0", 2)])
 def test_help_and_wrong_flags_answer_without_libraries(arguments, status):
     words = f"import sys, tune; sys.argv[1:] = {arguments.split()}\ntry: tune.run_command(tune.main)\n"
-    words += "finally: assert not {'optuna', 'keras', 'numpy', 'distributed'} & set(sys.modules)"
+    words += "finally: assert not {'optuna', 'keras', 'tensorflow', 'distributed'} & set(sys.modules)"
     result = subprocess.run([sys.executable, "-c", words], cwd=HERE, capture_output=True, text=True)
     assert result.returncode == status, result.stderr
 

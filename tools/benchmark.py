@@ -61,8 +61,9 @@ def measure(job):
     figures["data"] = time.perf_counter() - begin
     for corpus in corpora:
         if "repeat" in job:
-            indexes = np.tile(np.arange(len(corpus.training)), job["repeat"])
-            corpus = corpus._replace(training=corpus.training.take(indexes))
+            by_example = {name: getattr(corpus.training, name) for name in ("slots", "query", "answer", "task")}
+            repeated = {name: np.concatenate([array] * job["repeat"]) for name, array in by_example.items()}
+            corpus = corpus._replace(training=dataclasses.replace(corpus.training, **repeated))
         if "sentence_size" in job:
             corpus = lengthen(corpus, job["sentence_size"])
         clock = epoch_clock()
