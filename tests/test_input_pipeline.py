@@ -225,6 +225,7 @@ def test_seeds_share_no_draws(monkeypatch):
     for seed in (0, 1, 2, 3):
         keys.clear()
         options = dict(time_noise=0.1, word_dropout=0.1, state_dropout=0.1, state_shape=(2, 5), gradient_noise=(9, 0.1))
+        options["focus"] = Focus(0.5, tf.Variable([False] * 24), tf.Variable(0))
         examples = dataclasses.replace(numbered_examples(23), answers=np.tile(np.int32([1, 2]), (23, 1)))
         next(iter(batches(examples, 5, seed=seed, **options)))
         keys_of_seed.append(set(keys))
