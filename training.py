@@ -268,7 +268,7 @@ class Trainer(keras.Model):
         return {f"{group}/{i}": variable for group, members in groups.items() for i, variable in enumerate(members)}
 
     def state(self):
-        """The state of training at the end of an epoch, a dict of arrays: weights, optimizer, dropout generators.
+        """The state of training at the end of an epoch, a dict of arrays: weights, optimizer, dropout, `unsure`.
 
         Raises:
             Diverged: a number is not finite.

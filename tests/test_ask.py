@@ -28,7 +28,7 @@ SCRIPT = ask.__file__
 
 
 def plain(lines):
-    """Standard input that is no terminal."""
+    """Standard input that is not a terminal."""
     return io.TextIOWrapper(io.BytesIO("".join(f"{line}\n" for line in lines).encode()))
 
 

@@ -237,7 +237,7 @@ BAD_TEXT = {
     "support is a question": ("1 Anna ran.\n2 Who?\tanna\t1\n3 Who?\tanna\t2\n", 3, "supporting line '2'"),
     "support is the line itself": ("1 Anna ran.\n2 Who?\tanna\t2\n", 2, "supporting line '2'"),
     "support of another story": ("1 A b.\n2 C d.\n3 E f.\n1 G h.\n2 Who?\tg\t3\n", 5, "supporting line '3'"),
-    "support is no number": ("1 Anna ran.\n2 Who?\tanna\tone\n", 2, "supporting line 'one'"),
+    "support is not a number": ("1 Anna ran.\n2 Who?\tanna\tone\n", 2, "supporting line 'one'"),
     "not UTF-8": (b"1 Anna ran.\n2 The caf\xe9.\n3 Who?\tanna\t1\n", 2, "expected UTF-8"),
     "not UTF-8, after a byte order mark": (b"\xef\xbb\xbf1 Anna ran.\n\xe9\n", 2, "expected UTF-8"),
     "UTF-16": ("1 Anna ran.\n".encode("utf-16"), 1, "expected UTF-8"),

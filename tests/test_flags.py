@@ -106,7 +106,7 @@ def test_schedules_may_be_shares_of_the_epochs(capsys):
 
 # --- help -------------------------------------------------------------------------------------------------
 
-DEFAULTS = {  # of each flag of the original, in the help of single and of joint; None where there is no such flag
+DEFAULTS = {  # the defaults of the original's flags in single.py and joint.py; None if the script lacks the flag
     "learning_rate": ("0.001", "0.001"),
     "epsilon": ("0.1", "0.1"),
     "l2_lambda": ("0.2", "0.1"),

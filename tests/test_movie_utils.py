@@ -117,7 +117,7 @@ def test_the_longest_name_counts():
     ]
     assert [name for name, _ in named(finder, names, "who directed Amélie (2001)?")] == ["Amélie (2001)"]
     assert [name for name, _ in named(finder, names, "who is in Where's My Car??")] == ["Where's My Car?"]
-    assert named(finder, names, "Mother") == []  # M is no part of a word
+    assert named(finder, names, "Mother") == []  # the film "M" is not found inside a word
 
 
 def test_of_overlapping_names_of_one_length_the_first_counts():
@@ -141,7 +141,7 @@ def test_metaqa_questions(write, kb):
     answers = ids(kb, "Ronald Colman", "Marlene Dietrich")
     text = "who starred in [Kismet]?"
     assert first == Question(("who", "starred", "in"), ids(kb, "Kismet"), answers, "movie_to_actor", text)
-    assert second[:4] == (("films",), ids(kb, "1944"), (), "year_to_movie")  # an answer that is no entity
+    assert second[:4] == (("films",), ids(kb, "1944"), (), "year_to_movie")  # an answer that is not an entity
 
 
 def test_wikimovies_questions(write, kb):
