@@ -34,6 +34,7 @@ READERS = ("bow", "simple_gru", "both")
 TYINGS = ("shared", "adjacent")
 ENCODINGS = ("padded", "length", "none")
 GATES = (0, 1, 2)
+PAIRS = (1, 2)
 ATTENTIONS = ("softmax", "walk")
 LINEAR_ATTENTIONS = ("sum", "mean", "capped")
 SOURCES = {  # of memories for questions about films: their representations, the first of which is the default
@@ -461,6 +462,7 @@ def _add_story_flags(parser):
     add("--feature_size", type=size, help="size of keys, values and state")
     add("--hops", type=size, default=3, help="how often the memory is read")
     add("--attention", choices=ATTENTIONS, default="softmax", help="how hops attend: softmax over slots, or walks")
+    add("--pairs", type=int, choices=PAIRS, default=1, help="key-value pairs of each statement; the state picks one")
     add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
     add("--memory_size", type=size, help="maximum number of memory slots; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")
@@ -494,5 +496,5 @@ def _add_film_flags(parser):
     add("--answer", choices=("state", "read"), default="read", help="from the state, or from what the last hop read")
     parser.set_defaults(
         reader="bow", tying="adjacent", gates=0, encoding="none", mask_padding=True, feature_size=None,
-        attention="softmax", inner_hops=0, word_dropout=0.0, time_noise=0.0, jit_compile="off",
+        attention="softmax", pairs=1, inner_hops=0, word_dropout=0.0, time_noise=0.0, jit_compile="off",
     )  # fmt: skip

@@ -19,6 +19,7 @@ CHOICES = {
     "encoding": ("padded", "length", "none"),
     "linear_attention": ("sum", "mean", "capped"),
     "attention": ("softmax", "walk"),
+    "pairs": (1, 2),
     "answer": ("state", "read"),
 }
 MASKED_SCORE = -1e9  # score of masked slots, whose softmax is 0
@@ -403,6 +404,11 @@ class KeyValueHop(keras.layers.Layer):
     - "back": behind where the previous hop looked, towards older slots, which finds the nearest match before it;
     - "forth": in front of where the previous hop looked, towards newer slots, which finds the nearest match after it.
 
+    With 2 `pairs`, each statement is two key-value pairs, as KV-MemNN (section 3.2) stores each fact once for either of
+    its entities: of "the kitchen is north of the hallway", a path from the kitchen needs another value than a path to
+    it. The state decides which, `s_m = sigmoid(k_m . D u + d)` without times, and reads
+    `o = sum_m p_m (v_m + s_m P v_m)`: the value v_m of the first pair or (1 + P) v_m of the second.
+
     Args:
         feature_size: F.
         gates: 0, 1 or 2.
@@ -411,6 +417,7 @@ class KeyValueHop(keras.layers.Layer):
             the number of slots that may be attended, so that the norm of what is read does not grow with the story,
             "capped" for s / max(1, n / 10), the sum in stories of up to ten slots and ten times the mean beyond.
         heads: `SOFTMAX`, `FIRST_WALK` or `WALK`.
+        pairs: key-value pairs of each statement, 1 or 2.
         entity_scale: if not None, the state is updated with `c o / |o|^2` instead of o, where c is the squared norm of
             values. If k nearly orthogonal values are read as their mean, the next hop then scores each of them with
             c, as if it alone had been read, and not with c / k.
@@ -424,13 +431,14 @@ class KeyValueHop(keras.layers.Layer):
         projected=True,
         linear_attention="sum",
         heads=SOFTMAX,
+        pairs=1,
         entity_scale=None,
         keeps_state=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.feature_size, self.gates, self.projected = feature_size, gates, projected
-        self.linear_attention, self.heads = linear_attention, heads
+        self.linear_attention, self.heads, self.pairs = linear_attention, heads, pairs
         self.entity_scale, self.keeps_state = entity_scale, keeps_state
 
     def build(self, *shapes):
@@ -446,9 +454,13 @@ class KeyValueHop(keras.layers.Layer):
             self.b = self.add_weight(name="b", shape=(), initializer=constant(-2.0))
             self.C = self.add_weight(name="C", shape=(F, len(self.heads)), initializer=normal())
             self.c = self.add_weight(name="c", shape=(len(self.heads),), initializer="zeros")
+        if self.pairs == 2:
+            self.D = self.add_weight(name="D", shape=(F, F), initializer=normal())
+            self.d = self.add_weight(name="d", shape=(), initializer="zeros")
+            self.P = self.add_weight(name="P", shape=(F, F), initializer=normal())
 
     def call(self, state, keys, values, before, key_time=None, value_time=None, occupied=None, rows=None, linear=False):
-        """`p_m` from the scores `k_m . u`, `o = sum_m p_m v_m`, `u <- update(u, o)`.
+        """`p_m` from the scores `k_m . u`, `o = sum_m p_m v_m` (with one pair), `u <- update(u, o)`.
 
         Args:
             state: u, (B, F).
@@ -467,9 +479,11 @@ class KeyValueHop(keras.layers.Layer):
         rows = rows or MemoryRows(None, ops.shape(state)[0], keys.shape[1], keys.shape[1])
         attended = rows.all() if occupied is None else rows
 
+        def row_scores(state):
+            return ops.squeeze(keys @ ops.expand_dims(rows.spread(state), -1), -1)  # (N, L)
+
         def content_scores(state):
-            scores = ops.squeeze(keys @ ops.expand_dims(rows.spread(state), -1), -1)  # (N, L)
-            return rows.scatter(scores) if occupied is None else scores
+            return rows.scatter(row_scores(state)) if occupied is None else row_scores(state)
 
         def visible(attention):  # nothing is read from an empty memory
             return attention if occupied is None else attention * ops.cast(occupied, attention.dtype)
@@ -494,7 +508,11 @@ class KeyValueHop(keras.layers.Layer):
             if linear is not False and key_time is not None:
                 read_attention += linear * linear_attention
         content_attention = rows.select(read_attention) if occupied is None else read_attention
-        output = rows.sum(ops.squeeze(ops.expand_dims(content_attention, 1) @ values, 1))
+        attentions = [content_attention]
+        if self.pairs == 2:
+            attentions.append(content_attention * ops.sigmoid(row_scores(state @ self.D) + self.d))
+        read = rows.sum(ops.stack(attentions, axis=1) @ values)  # (B, 1 or 2, F)
+        output = read[:, 0] if self.pairs == 1 else read[:, 0] + read[:, 1] @ self.P
         if value_time is not None:
             output = output + attended.scatter(read_attention) @ value_time
         state = self.update(state, output)
@@ -575,6 +593,7 @@ class MemN2N_KV(keras.Model):
         attention: "softmax", or "walk": the first hop mixes the softmax with a walk from the newest slot, the others
             mix walks elsewhere, from the newest slot, and back and forth, from where the previous hop looked; see
             `KeyValueHop`.
+        pairs: key-value pairs of each statement, 1 or 2; see `KeyValueHop`.
         inner_hops: I, hops between the first and the second. Their keys and values are the values of the first hop,
             they have no times, and the linear start skips them.
         slot_times: whether slots have time vectors; without them, slots have no order.
@@ -603,6 +622,7 @@ class MemN2N_KV(keras.Model):
         mask_padding=False,
         linear_attention="sum",
         attention="softmax",
+        pairs=1,
         inner_hops=0,
         slot_times=True,
         entities=None,
@@ -628,6 +648,7 @@ class MemN2N_KV(keras.Model):
             mask_padding=mask_padding,
             linear_attention=linear_attention,
             attention=attention,
+            pairs=pairs,
             inner_hops=inner_hops,
             slot_times=slot_times,
             entities=entities,
@@ -661,7 +682,7 @@ class MemN2N_KV(keras.Model):
             heads = SOFTMAX if attention == "softmax" else WALK if h else FIRST_WALK
             scale = None if entities is None else entity_scale
             keeps_state = answer == "state" or h < len(self.plan) - 1
-            arguments = self.state_size, gates, self.shared, linear_attention, heads, scale, keeps_state
+            arguments = self.state_size, gates, self.shared, linear_attention, heads, pairs, scale, keeps_state
             self.hop_layers.append(KeyValueHop(*arguments, name=f"hop_{h}"))
         self.entity_vectors = None
         if entities is not None:

@@ -308,7 +308,7 @@ class Trainer(keras.Model):
 def build(flags, corpus):
     """An untrained `MemN2N_KV` or `TwoReaders` for a `data_utils.Corpus`."""
     names = ("embedding_size", "feature_size", "hops", "reader", "tying", "gates", "encoding", "keep_prob")
-    names += ("mask_padding", "linear_attention", "attention", "inner_hops")
+    names += ("mask_padding", "linear_attention", "attention", "pairs", "inner_hops")
     options = {name: getattr(flags, name) for name in names}
     if corpus.entities:
         options |= {"entities": corpus.entities, "slot_times": False, "answer": flags.answer}

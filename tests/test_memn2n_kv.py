@@ -597,7 +597,14 @@ def test_flags_offer_the_choices_of_the_network():
     assert {name: tuple(actions[name].choices) for name in choices} == choices
 
 
-OTHERS = {"tying": "layerwise", "gates": 3, "encoding": "sine", "linear_attention": "max", "attention": "hard"}
+OTHERS = {
+    "tying": "layerwise",
+    "gates": 3,
+    "encoding": "sine",
+    "linear_attention": "max",
+    "attention": "hard",
+    "pairs": 3,
+}
 
 
 @pytest.mark.parametrize(("name", "value"), OTHERS.items())
@@ -703,10 +710,11 @@ variants = pytest.mark.parametrize(
     [
         {"attention": "walk", "tying": "adjacent", "gates": 2, "inner_hops": 2},
         {"attention": "walk", "reader": "simple_gru", "tying": "adjacent"},
-        {"attention": "walk", "inner_hops": 1},
+        {"attention": "walk", "inner_hops": 1, "pairs": 2},
         {"tying": "adjacent", "inner_hops": 2},
+        {"tying": "adjacent", "inner_hops": 1, "attention": "walk", "reader": "simple_gru", "pairs": 2},
     ],
-    ids=["adjacent", "gru", "shared", "softmax"],
+    ids=["adjacent", "gru", "shared", "softmax", "pairs"],
 )
 
 
@@ -761,6 +769,21 @@ def test_inner_hops_have_few_weights(attention):
     networks = [make(tying="adjacent", gates=2, attention=attention, inner_hops=count) for count in (0, 2)]
     gates, heads = 2 * E * E + 2 * E, (E * E + 1 + 3 * E + 3) * (attention == "walk")
     assert networks[1].count_params() - networks[0].count_params() == 2 * (gates + heads)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("heads", [memn2n_kv.SOFTMAX, memn2n_kv.FIRST_WALK, memn2n_kv.WALK])
+def test_the_state_decides_which_of_two_pairs_is_read(heads, linear):
+    state, keys, times, before = hop_inputs()
+    values = np.random.default_rng(1).normal(size=keys.shape).astype(np.float32)
+    hop = memn2n_kv.KeyValueHop(E, projected=False, heads=heads, pairs=2)
+    new_state, attention = hop(state, keys, values, before, times, times, linear=linear)
+    for b in range(2):
+        read = np.zeros(E)
+        for m in range(M):
+            second = sigmoid(keys[b, m] @ (state[b] @ hop.D) + hop.d)
+            read += attention[b, m] * (values[b, m] + second * (values[b, m] @ hop.P) + times[m])
+        np.testing.assert_allclose(new_state[b] - state[b], read, rtol=1e-3, atol=1e-4)
 
 
 # --- two readers ----------------------------------------------------------------------------------------
