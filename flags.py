@@ -462,7 +462,7 @@ def _add_story_flags(parser):
     add("--feature_size", type=size, help="size of keys, values and state")
     add("--hops", type=size, default=3, help="how often the memory is read")
     add("--attention", choices=ATTENTIONS, default="softmax", help="how hops attend: softmax over slots, or walks")
-    add("--pairs", type=int, choices=PAIRS, default=1, help="key-value pairs of each statement; the state picks one")
+    add("--pairs", type=int, choices=PAIRS, default=1, help="key-value pairs of each statement; the state chooses one")
     add("--inner_hops", type=number(int, 0, 100), default=0, help="hops after the first that the linear start skips")
     add("--memory_size", type=size, help="maximum number of memory slots; older statements are dropped")
     add("--mask_padding", type=boolean, default=False, help="keep empty slots out of the attention")

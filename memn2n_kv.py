@@ -404,10 +404,10 @@ class KeyValueHop(keras.layers.Layer):
     - "back": behind where the previous hop looked, towards older slots, which finds the nearest match before it;
     - "forth": in front of where the previous hop looked, towards newer slots, which finds the nearest match after it.
 
-    With 2 `pairs`, each statement is two key-value pairs, as KV-MemNN (section 3.2) stores each fact once for either of
-    its entities: of "the kitchen is north of the hallway", a path from the kitchen needs another value than a path to
-    it. The state decides which, `s_m = sigmoid(k_m . D u + d)` without times, and reads
-    `o = sum_m p_m (v_m + s_m P v_m)`: the value v_m of the first pair or (1 + P) v_m of the second.
+    With 2 `pairs`, each statement becomes two key-value pairs, as KV-MemNN (section 3.2) stores each fact twice, once
+    per entity: "the kitchen is north of the hallway" means "go south" to a path that starts in the kitchen, and "go
+    north" to one that ends there. With `s_m = sigmoid(k_m . D u + d)`, without times, the state chooses between the
+    value v_m of the first pair and (1 + P) v_m of the second: `o = sum_m p_m (v_m + s_m P v_m)`.
 
     Args:
         feature_size: F.

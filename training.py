@@ -406,7 +406,7 @@ class Report(keras.callbacks.Callback):
         interval: epochs between two reports of accuracy; the last epoch has one too.
         linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
             They never count as best, as the saved network has the attention of the later epochs.
-        heading: printed before each line; with a heading there are no accuracies by task.
+        heading: starts each line; accuracies by task are printed only if it is empty.
         progress_bar: show one.
         say: prints lines about a report, as `print` does.
         keep_best: end with the weights of the best report on validation; among equals, of the first.
