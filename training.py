@@ -28,7 +28,7 @@ tf.get_logger().setLevel("ERROR")  # retracing is expected: each model traces it
 
 
 LARGEST_LOGITS = 4_000_000  # numbers in the logits of one batch
-SURE = 0.9  # probability of the right answer below which a model is unsure
+SURE = 0.9  # probability of the right answer below which the model is unsure
 SHORT_PHASE = 3_000  # steps of a linear end that take less time than compiling it
 
 
@@ -170,10 +170,9 @@ class Trainer(keras.Model):
         for variable, value in zip(self.network.non_trainable_variables, updates, strict=True):
             variable.assign(value)
         if self.unsure is not None:
-            # Of two networks the surer one counts: a bag of words never becomes sure of task 19.
-            cross_entropy = tf.reduce_min(tf.reshape(cross_entropy, (-1, cross_entropy.shape[-1])), axis=0)  # (B,)
-            unsure = tf.exp(-cross_entropy) < SURE
-            self.unsure.scatter_update(tf.IndexedSlices(unsure, inputs["questions"]))
+            probability = tf.exp(-cross_entropy)
+            probability = tf.reduce_mean(tf.reshape(probability, (-1, probability.shape[-1])), axis=0)  # (B,)
+            self.unsure.scatter_update(tf.IndexedSlices(probability < SURE, inputs["questions"]))
         return loss, tape.gradient(loss, self.vector.value)
 
     def clip(self, gradient):

@@ -134,18 +134,15 @@ def test_a_training_continues_from_its_state(text, jit_compile, small_corpus):
 
 @pytest.mark.parametrize("reader", ["bow", "both"])
 def test_with_focus_it_is_noted_which_questions_are_unsure(reader, small_corpus, monkeypatch):
-    """By the probability of the right answer; of two networks, the surer one counts."""
+    """By the mean probability of the right answer over both readers."""
     flags = small_flags(f"--reader {reader} --tying adjacent --focus 0.5 --epochs 1")
     corpus = data_utils.load_corpus(small_corpus, [1], 20, random_state=1)
     network = training.build(flags, corpus)
-    questions = corpus.training
-    trainer = training.Trainer(network, questions=len(questions))
-    inputs = questions.compact(slice(None)) | {"questions": np.arange(len(questions), dtype=np.int32)}
-    networks = getattr(network, "networks", [network])
-    probabilities = [tf.nn.softmax(one(inputs)).numpy()[range(len(questions)), questions.answer] for one in networks]
-    probability = np.max(probabilities, axis=0)
+    trainer = training.Trainer(network, questions=len(corpus.training))
+    inputs = corpus.training.compact(slice(None)) | {"questions": np.arange(len(corpus.training), dtype=np.int32)}
+    probability = tf.gather(tf.nn.softmax(network(inputs)), corpus.training.answer, batch_dims=1).numpy()
     monkeypatch.setattr(training, "SURE", np.median(probability))
-    trainer.loss_and_gradient(inputs, questions.answer, np.ones(len(questions), np.float32))
+    trainer.loss_and_gradient(inputs, corpus.training.answer, np.ones(len(corpus.training), np.float32))
     np.testing.assert_array_equal(trainer.unsure[:-1], probability < np.median(probability))
 
 
