@@ -31,6 +31,7 @@ from cluster import WorkerKilled
 from flags import UNUSED, InputError, say_when_stopped, without_signals
 
 SAVE_SECONDS = 3.0  # the state of a model is saved at the end of an epoch if so many have passed
+MODELS_PER_PROCESS = 8  # each needs up to 5,000 memory mappings, which XLA never frees; Linux allows a process 65,530
 FREE_FLAGS = ("resume", "log_dir", "workers", "cluster", "command", "given", "name")  # do not affect results
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
@@ -219,16 +220,39 @@ def workers_of(flags):
 
 @contextlib.contextmanager
 def processes(flags, workers, quiet):
-    """The executor of this machine, see `executor`; each of its processes trains one model at a time."""
+    """The executor of this machine, see `executor`; each of its processes trains one model at a time.
+
+    A process is replaced after `MODELS_PER_PROCESS` models. `max_tasks_per_child` of `ProcessPoolExecutor` would do
+    that, but needs Python 3.11 and can deadlock (python/cpython#115634).
+    """
     spawn = multiprocessing.get_context("spawn")
     say = cluster.hush if quiet else print
-    with concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (flags, not quiet)) as pool:
+    of_thread, stopping = threading.local(), threading.Event()
+
+    def kill():
+        for process in multiprocessing.active_children():
+            process.kill()  # the state of its last saved epoch is complete
+
+    def train(job):
+        models = vars(of_thread).get("models", 0)
+        if models % MODELS_PER_PROCESS == 0:
+            if models:
+                of_thread.pool.shutdown()
+            pool = concurrent.futures.ProcessPoolExecutor(1, spawn, _start_worker, (flags, not quiet))
+            of_thread.pool = pools.enter_context(pool)
+        of_thread.models = models + 1
+        future = without_signals(of_thread.pool.submit, train_in_worker, job, say)
+        if stopping.is_set():
+            kill()
+        return future.result()
+
+    with contextlib.ExitStack() as pools, concurrent.futures.ThreadPoolExecutor(workers) as threads:
         try:
-            yield lambda job: without_signals(pool.submit, train_in_worker, job, say)
+            yield lambda job: threads.submit(train, job)
         except BaseException as error:
-            for process in multiprocessing.active_children():
-                process.kill()  # the state of its last saved epoch is complete
-            pool.shutdown(cancel_futures=True)
+            stopping.set()
+            threads.shutdown(wait=False, cancel_futures=True)
+            kill()
             if isinstance(error, concurrent.futures.BrokenExecutor):
                 raise WorkerKilled("a process that trained a model was killed, perhaps for lack of memory.") from error
             raise

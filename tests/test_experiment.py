@@ -432,7 +432,7 @@ def test_restarts_are_chosen_by_validation(small, capfd, monkeypatch):
 
 
 class FakePool:
-    """Takes the place of `ProcessPoolExecutor`: runs nothing and notes how many processes are asked for."""
+    """Takes the place of `ThreadPoolExecutor`: runs nothing and notes how many processes are asked for."""
 
     def __init__(self, workers, *_):
         FakePool.workers = workers
@@ -443,7 +443,7 @@ class FakePool:
     def __exit__(self, *_):
         pass
 
-    def submit(self, train, job, say):
+    def submit(self, train, job):
         return SimpleNamespace(result=lambda: job)
 
 
@@ -459,7 +459,7 @@ class FakePool:
     ],
 )
 def test_models_train_on_all_cores_or_one_at_a_time_on_a_gpu(models, finished, workers, gpus, expected, monkeypatch):
-    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", FakePool)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", FakePool)
     monkeypatch.setattr("checkpoint.machine", lambda: {"cores": 8})
     monkeypatch.setattr("glob.glob", lambda pattern: [f"/dev/nvidia{i}" for i in range(gpus)])
     monkeypatch.setattr("cluster.write_claim", lambda path, content: None)
@@ -469,6 +469,36 @@ def test_models_train_on_all_cores_or_one_at_a_time_on_a_gpu(models, finished, w
     results = list(experiment.train_models(jobs, outcomes, flags))
     assert results == list(outcomes.values()) + jobs[finished:]
     assert FakePool.workers == expected
+
+
+def process_number(job, say):
+    """Takes the place of `experiment.train_in_worker`."""
+    return os.getpid()
+
+
+def test_a_process_is_replaced_after_some_models(monkeypatch):
+    """Otherwise XLA would need more memory mappings than Linux allows a process."""
+    monkeypatch.setattr(experiment, "train_in_worker", process_number)
+    monkeypatch.setattr(experiment, "_start_worker", process_number)
+    monkeypatch.setattr(experiment, "MODELS_PER_PROCESS", 2)
+    with experiment.processes(None, 1, quiet=True) as submit:
+        numbers = [future.result() for future in [submit(None) for _ in range(5)]]
+    assert [numbers.index(number) for number in numbers] == [0, 0, 2, 2, 4] and os.getpid() not in numbers
+
+
+def end_process(job, say):
+    """Takes the place of `experiment.train_in_worker`."""
+    os._exit(1)
+
+
+def test_the_end_of_a_process_ends_the_run(monkeypatch):
+    monkeypatch.setattr(experiment, "train_in_worker", end_process)
+    monkeypatch.setattr(experiment, "_start_worker", process_number)
+    with (
+        pytest.raises(experiment.WorkerKilled, match="a process that trained a model was killed"),
+        experiment.processes(None, 2, quiet=True) as submit,
+    ):
+        [future.result() for future in [submit(None) for _ in range(5)]]
 
 
 def test_a_killed_worker_is_one_sentence_that_says_how_to_continue(small, monkeypatch):
