@@ -282,6 +282,9 @@ def batches(
     else:
         epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     data = epochs.flat_map(order_of_epoch).map(batch, num_parallel_calls=1, deterministic=True).prefetch(16)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread sleeps for up to a minute, and the end of an iterator waits for it
+    data = data.with_options(options)
     return data.apply(tf.data.experimental.assert_cardinality(steps)) if focus else data
 
 
