@@ -53,6 +53,11 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert epochs_of(examples, 5, seed=2) != [first]
 
 
+def test_no_thread_of_its_own_tunes_the_pipeline():
+    """The end of an iterator would wait until it wakes up, up to a minute."""
+    assert batches(numbered_examples(3), 1, seed=1).options().autotune.enabled is False
+
+
 @pytest.mark.parametrize(
     ("unsure", "share", "count"),
     [([], 0.5, 0), ([3, 7], 0.5, 2 * REPEATS), (range(10), 0.5, 20), (range(30), 0.5, 20), ([3, 7], 0.0, 0)],
