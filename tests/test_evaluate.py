@@ -61,7 +61,7 @@ def test_the_shipped_model_has_its_scores(published, capsys):
     lines = capsys.readouterr().out.splitlines()
     rows = scores.read_rows(ROOT / "pretrained" / "joint_10k.scores.csv")
     assert [line.split()[-1 - line.endswith("failed")] for line in lines[2:-1]] == [f"{row.test:.4f}" for row in rows]
-    assert lines[-1] == "mean test error 0.35 %, failed tasks (error above 5 %): 1 of 20"
+    assert lines[-1] == "mean test error 0.10 %, failed tasks (error above 5 %): 0 of 20"
 
 
 def test_a_model_answers_only_its_tasks(models, capsys):
