@@ -168,8 +168,9 @@ def train_model(job, say=print):
 def train_models(jobs, finished, flags, submit=None):
     """Trains models and yields their outcomes in the order of the jobs.
 
-    One model trains in this process, with all cores, unless a cluster is named. Of several, each trains with one
-    thread, in a process or on a worker: steps are too small for a second thread to help.
+    One model trains in this process unless a cluster is named; of several, each trains in a process or on a worker.
+    Each has one thread, as steps are too small for a second one to help, but one model of films has all cores, as its
+    many entities make answering questions slow.
 
     `finished` is a dict from the name of a model to its `Outcome`; these are not trained again. `submit`: see `run`.
     """
@@ -178,7 +179,8 @@ def train_models(jobs, finished, flags, submit=None):
         cluster.write_claim(job.path("claim", "txt"), "")
     if submit is None and len(jobs) == 1 and not flags.cluster:
         if left:
-            print(set_up_devices(flags, flags.threads), flush=True)
+            threads = flags.threads or (None if jobs[0].corpus.entities else 1)
+            print(set_up_devices(flags, threads), flush=True)
         yield finished.get(jobs[0].name) or train_model(jobs[0])
         return
     with contextlib.nullcontext(submit) if submit or not left else executor(flags, len(left)) as submit:

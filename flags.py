@@ -440,7 +440,7 @@ def training_parser(description, films=False, **defaults):
 
     add = parser.add_argument_group("machine").add_argument
     add("--cluster", type=address, help="train on the Dask workers of this scheduler; local: on this machine")
-    add("--threads", type=count, help="threads per operation (default: all cores; one if several models train)")
+    add("--threads", type=count, help="threads per operation (default: one; all cores if one model of films trains)")
     if not films:  # batches about films vary in size: XLA would compile each of them
         add("--jit_compile", choices=("auto", "on", "off"), default="auto", help="compile with XLA; auto: in long runs")
     add("--allow_soft_placement", type=boolean, default=True, help="run an operation elsewhere if its device cannot")
