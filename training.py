@@ -1,5 +1,6 @@
 """Trains a network: loss, clipping, learning-rate schedule, linear start, the loop, accuracy."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -48,7 +49,8 @@ def set_up_devices(threads=None, allow_soft_placement=True, log_device_placement
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the largest that glibc takes
         mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
     if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        with contextlib.suppress(RuntimeError):  # this process has computed something before: its number stays
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.set_soft_device_placement(allow_soft_placement)
     tf.debugging.set_log_device_placement(log_device_placement)
     gpus = tf.config.list_physical_devices("GPU")
