@@ -236,6 +236,8 @@ def processes(flags, workers, quiet):
             process.kill()  # the state of its last saved epoch is complete
 
     def train(job):
+        if stopping.is_set():
+            raise concurrent.futures.BrokenExecutor
         models = vars(of_thread).get("models", 0)
         if models % MODELS_PER_PROCESS == 0:
             if models:
@@ -243,10 +245,15 @@ def processes(flags, workers, quiet):
             pool = concurrent.futures.ProcessPoolExecutor(1, spawn, _start_worker, (flags, not quiet))
             of_thread.pool = pools.enter_context(pool)
         of_thread.models = models + 1
-        future = without_signals(of_thread.pool.submit, train_in_worker, job, say)
-        if stopping.is_set():
+        try:
+            future = without_signals(of_thread.pool.submit, train_in_worker, job, say)
+            if stopping.is_set():
+                kill()
+            return future.result()
+        except concurrent.futures.BrokenExecutor:  # one process is gone, so the others need not go on
+            stopping.set()
             kill()
-        return future.result()
+            raise
 
     with contextlib.ExitStack() as pools, concurrent.futures.ThreadPoolExecutor(workers) as threads:
         try:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -488,17 +489,20 @@ def test_a_process_is_replaced_after_some_models(monkeypatch):
 
 def end_process(job, say):
     """Takes the place of `experiment.train_in_worker`."""
+    if job == 0:
+        time.sleep(30)
+        return
     os._exit(1)
 
 
-def test_the_end_of_a_process_ends_the_run(monkeypatch):
+def test_the_end_of_a_process_ends_the_run_at_once(monkeypatch):
     monkeypatch.setattr(experiment, "train_in_worker", end_process)
     monkeypatch.setattr(experiment, "_start_worker", process_number)
     with (
         pytest.raises(experiment.WorkerKilled, match="a process that trained a model was killed"),
         experiment.processes(None, 2, quiet=True) as submit,
     ):
-        [future.result() for future in [submit(None) for _ in range(5)]]
+        [submit(job) for job in range(5)][0].result()
 
 
 def test_a_killed_worker_is_one_sentence_that_says_how_to_continue(small, monkeypatch):
