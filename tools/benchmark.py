@@ -52,7 +52,7 @@ def measure(job):
     figures = {"import": time.perf_counter() - begin, "compile": 0.0, "train": 0.0, "test": 0.0}
     import experiment
 
-    training.set_up_devices()
+    training.set_up_devices(1)  # as runs do
     script = importlib.import_module(job["script"])
     flags = script.flag_parser().parse_args([*job["arguments"], "--random_state", "0"])
     begin = time.perf_counter()
@@ -219,6 +219,14 @@ def tables(data_dir, large_dir, times):
         }
         training_table(cases, times, title)
 
+    def recipes(title):
+        start = ("--linear_start", "0", "--linear_end", "0", "--evaluation_interval", "1000", "--jit_compile", "on")
+        cases = {
+            name: case(joint, f"@{HERE}/recipes/{name}.flags", *start, "--epochs", "4")
+            for name in ("joint_1k", "joint_1k_walk", "joint_1k_gru", "joint_1k_both")
+        }
+        training_table(cases, times, title)
+
     def large_corpus(title):
         babi_simulator.write_files(large_dir, TASKS, 10_000, 1_000, seed=0)
         cases = {
@@ -249,6 +257,7 @@ def tables(data_dir, large_dir, times):
 
     return {
         "Joint training, 1,000 questions a task": against_plain,
+        "Recipes, 1,000 questions a task, after the linear start": recipes,
         "Joint training, 10,000 questions a task (simulated)": large_corpus,
         "Whole runs of single.py, 100 epochs": whole_runs,
         "What a joint epoch costs (bow)": growth,

@@ -206,9 +206,9 @@ def summary_table(by_name, names):
         means = [np.nanmean(errors(row)) for row in rows]
         deviation = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
         chosen = choose(rows)
-        error = f"{np.mean(means):.2f}{deviation}"
+        error, best = f"{np.mean(means):.2f}{deviation}", f"{scores.mean_error(1 - chosen / 100):.2f}"
         seconds = f"{np.median([float(row['seconds']) for row in rows]):.0f} s"
-        lines.append([name, rows[0]["data"], len(rows), error, f"{np.mean(chosen):.2f}", count_failed(chosen), seconds])
+        lines.append([name, rows[0]["data"], len(rows), error, best, count_failed(chosen), seconds])
     header = ["recipe", "data", "seeds", "mean test error %", "chosen by validation", "failed tasks", "time per seed"]
     return markdown(header, lines)
 
@@ -230,7 +230,7 @@ def task_table(by_name, names, size, regime):
         chosen = choose(by_name[name])
         by_task = [f"{error:.1f}".removesuffix(".0") for error in chosen]
         title = f"**{name}**, " + (f"chosen of {len(by_name[name])}" if len(by_name[name]) > 1 else "one seed")
-        lines.append([title, f"{np.mean(chosen):.2f}", count_failed(chosen), *by_task])
+        lines.append([title, f"{scores.mean_error(1 - chosen / 100):.2f}", count_failed(chosen), *by_task])
     header = ["test error %", "mean", "failed", *TASKS]
     return markdown(header, lines + published_lines(size, regime))
 
