@@ -207,6 +207,14 @@ def checked(sentence):
     return sentence
 
 
+def probabilities_of(logits):
+    """The softmax of logits (B, V); InputError if a number is not finite."""
+    if not np.isfinite(logits).all():
+        raise InputError("the model computes numbers that are not finite: its weights are too large.")
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def load_answerer(path, data_dir=None):
     """The `Answerer` of a model file, or the `ask_films.FilmAnswerer` if its model answers questions about films.
 
@@ -250,11 +258,9 @@ class Answerer:
             A list of `Answer`.
 
         Raises:
-            InputError: a sentence has no word or too many, `top` is below 1, or the model's weights are so large that
-                it computes no probabilities.
+            InputError: a sentence has no word or too many, or the model's weights are so large that it computes no
+                probabilities.
         """
-        if top < 1:
-            raise InputError(f"top: expected at least 1, found {top}.")
         stories = [([*map(checked, statements)], checked(question)) for statements, question in questions]
         sizes = self.config["sentence_size"], self.config["memory_size"]
         encoded = data_utils.encode([(*story, None) for story in stories], self.vocabulary, *sizes)
@@ -263,11 +269,7 @@ class Answerer:
             batch = slice(start, start + BATCH_SIZE)
             # (B, V) and (B, H, M)
             logits, attention = map(np.asarray, self.network(encoded.compact(batch), return_attention=True))
-            if not np.isfinite(logits).all():
-                raise InputError("the model computes numbers that are not finite: its weights are too large.")
-            probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            probabilities /= probabilities.sum(axis=-1, keepdims=True)
-            answers += map(self._answer, stories[batch], probabilities, attention, itertools.repeat(top))
+            answers += map(self._answer, stories[batch], probabilities_of(logits), attention, itertools.repeat(top))
         return answers
 
     def introduction(self):

@@ -6,7 +6,7 @@ import numpy as np
 
 import corpus
 import movie_utils
-from ask import TOP, Answer
+from ask import TOP, Answer, probabilities_of
 from data_utils import EncodedExamples
 from flags import KINDS, InputError
 
@@ -61,8 +61,6 @@ class FilmAnswerer:
 
     def answer(self, questions, top=TOP):
         """Answers questions; see `ask.Answerer.answer`. Statements that come with a question are not read."""
-        if top < 1:
-            raise InputError(f"top: expected at least 1, found {top}.")
         return [self._answer(question, top) for _, question in questions]
 
     def introduction(self):
@@ -95,10 +93,7 @@ class FilmAnswerer:
             )
         encoded = self._encode(words, entities, slots[:size])
         logits, attention = map(np.asarray, self.network(encoded.compact(slice(0, 1)), return_attention=True))
-        if not np.isfinite(logits).all():
-            raise InputError("the model computes numbers that are not finite: its weights are too large.")
-        exponentials = np.exp(logits[0] - logits[0].max())
-        probabilities = exponentials / exponentials.sum()
+        (probabilities,) = probabilities_of(logits)
         likeliest = np.argsort(-probabilities, kind="stable")[:top]
         top_names = [(["(nothing)", *self.kb.names][name], float(probabilities[name])) for name in likeliest]
         weights = attention[0, :, : len(slots)].T  # (slots, hops)

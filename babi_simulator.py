@@ -794,10 +794,7 @@ def main(argv=None):
     add("--output_dir", default="data/simulated/en", help="folder of the files")
     flags = parser.parse_args(argv)
     write_files(flags.output_dir, flags.task_id, flags.train, flags.test, flags.seed)
-    print(
-        f"Wrote {len(SPLITS) * len(flags.task_id)} files to {flags.output_dir}: {flags.train} training and "
-        f"{flags.test} test questions per task, seed {flags.seed}."
-    )
+    print(f"Wrote {len(SPLITS) * len(flags.task_id)} files to {flags.output_dir}.")
 
 
 if __name__ == "__main__":

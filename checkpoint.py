@@ -61,8 +61,7 @@ class Run:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 self.close()
-                message = f"{folder}: this run is still going on; there is nothing to continue."
-                raise StillRunning(message) from error
+                raise StillRunning(f"{folder}: this run is still going on; there is nothing to continue.") from error
         self.record = record or read_record(folder)  # read again, now that nobody else can change it
 
     @classmethod
@@ -90,11 +89,9 @@ class Run:
         files.write(self.path(RECORD), json.dumps(self.record, indent=1).encode())
 
     def append_once(self, key, *addition):
-        """Appends to a file exactly once in the life of a run, however often the run is killed.
+        """Appends an addition (see `files.append`) exactly once in the life of a run, however often it is killed.
 
-        Args:
-            key: name of the addition in the record.
-            *addition: path, content and perhaps header, see `files.append`.
+        The record keeps what was appended under `key`.
         """
         if key in self.record["appended"]:
             return
@@ -120,8 +117,7 @@ def read_record(folder):
     except FileNotFoundError as error:
         raise InputError(f"{folder}: is not the folder of a run: {RECORD} is missing.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        message = f"{path}: is damaged, or of another version of this program; the run cannot be continued."
-        raise InputError(message) from error
+        raise InputError(f"{path}: is damaged, or of another version of this program.") from error
 
 
 def newest(log_dir, script, asked):
@@ -130,22 +126,12 @@ def newest(log_dir, script, asked):
     records = {folder: read_record(folder) for folder in map(os.path.dirname, paths)}
     matching = [folder for folder, record in records.items() if record["asked"] == asked]
     if not matching:
-        raise InputError(
-            f"{log_dir}: holds no run of {script}.py with these flags to continue; "
-            "name its folder after --resume, or begin a run without --resume."
-        )
+        raise InputError(f"{log_dir}: holds no run of {script}.py with these flags; name its folder after --resume.")
     return max(matching, key=lambda folder: (not records[folder]["finished"], records[folder]["started"]))
 
 
 def save_state(path, history, seconds, arrays):
-    """Writes the state of a model in training at the end of an epoch into an `.npz` file.
-
-    Args:
-        path: the file.
-        history: rows of the history file, one for each epoch.
-        seconds: training time so far.
-        arrays: a dict, see `training.Trainer.state`.
-    """
+    """Writes rows of a model's history, its seconds of training so far and its `Trainer.state` into an `.npz` file."""
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, history=np.array(history, "S"), seconds=seconds, **arrays)
 

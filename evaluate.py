@@ -22,7 +22,7 @@ import data_utils
 import files
 import plots
 import scores
-from ask import DEFAULT_MODEL, load_network
+from ask import DEFAULT_MODEL, load_network, probabilities_of
 from flags import KINDS, TASK_NAMES, TASKS, InputError, Parser, folder, output_path, run_command, task_numbers
 
 FILES = {"test": "test", "training": "train", "validation": "valid"}  # by split: how the name of a task's file ends
@@ -212,11 +212,8 @@ def predict(queries, models):
             if not len(rows):
                 continue
             logits = np.asarray(model.trainer.logits(model.examples.compact(batch[rows])), np.float64)  # (B, V)
-            if not np.isfinite(logits).all():
-                raise InputError("a model computes numbers that are not finite: its weights are too large.")
             answers[batch[rows]] = column[logits.argmax(axis=1)]
-            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-            mean[np.ix_(rows, column)] += exponentials / exponentials.sum(axis=1, keepdims=True)
+            mean[np.ix_(rows, column)] += probabilities_of(logits)
         mean /= sum(model.knows[batch] for model in models)[:, np.newaxis]
         ensemble[batch], probability[batch] = mean.argmax(axis=1), mean.max(axis=1)
         for i, row in zip(batch, mean, strict=True):

@@ -123,9 +123,7 @@ def train_model(job, say=print):
         raise InputError(f"{state_path}: the state of this model is missing; it cannot be continued.")
     check_claim = cluster.claim(job.path("claim", "txt"))
     progress_bar = sys.stdout.isatty() and not job.parallel
-    schedule = flags.epochs, flags.evaluation_interval, flags.linear_start, flags.linear_end
-    kept = flags.keep == "best", flags.patience
-    report = training.Report(corpus, *schedule, job.heading(), progress_bar, say, *kept)
+    report = training.Report(flags, corpus, job.heading(), progress_bar, say)
     report.rows = history
     report.best = state and state.get("best")
     begin = last_save = time.monotonic()
@@ -434,62 +432,40 @@ def resume(the_run, script, flags, task_groups, source):
     for name, value in given.items():
         may_change = name in ("data_dir", "output_file") or name == "epochs" and is_longer
         if not may_change and value not in (record["asked"].get(name), settled.get(name)):
-            raise InputError(
-                f"{folder}: this run has --{name} {settled.get(name)}, not {value}; leave --{name} out, or "
-                "begin another run without --resume."
-            )
-    record["score_file"] = given.get("output_file", record["score_file"])  # for the rows that are not written yet
+            raise InputError(f"{folder}: this run has --{name} {settled.get(name)}, not {value}; leave --{name} out.")
     if "name" in flags.given:
         record["name"] = flags.name
     progress = "continued"
     if is_longer:
         progress = f"extended from {settled['epochs']} to {flags.epochs} epochs"
-        extend(the_run, flags.epochs)
+        for name in record["outcomes"]:
+            path = the_run.path(f"state{name}.npz")
+            if not os.path.exists(path):
+                raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
+        if record["appending"].keys() - record["appended"]:
+            raise InputError(f"{folder}: stopped while it wrote its scores; continue it without --epochs first.")
+        settled.setdefault("epochs_at_first", settled["epochs"])  # for which schedules and compiling are settled
+        for values in (record["asked"], settled, record["params"]):
+            values["epochs"] = flags.epochs
+        record |= {"outcomes": {}, "finished": False}
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
     flags = argparse.Namespace(**{**vars(flags), **settled, **changed, "cluster": flags.cluster})
     if record["finished"]:
-        if "name" in flags.given:
-            the_run.save()
+        the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
     for name, value in checkpoint.machine().items():
         if value != record["machine"].get(name):
             print(f"note: this run began with {name} {record['machine'].get(name)}, not {value}: digits may differ.")
+    record["score_file"] = given.get("output_file", record["score_file"])  # for the rows that are not written yet
     scores.check_score_file(record["score_file"])
-    if flags.cluster:
-        cluster.check(flags.cluster)
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     if [data_utils.digest(corpus) for corpus in corpora] != record["digests"]:
-        raise InputError(
-            f"{flags.data_dir}: the {source.content} have changed since {folder} began; it cannot continue with others."
-        )
+        raise InputError(f"{flags.data_dir}: the {source.content} have changed since {folder} began.")
     the_run.save()
     finished, models = len(record["outcomes"]), len(corpora) * flags.restarts
     print(f"{label(the_run)}: {progress}; {finished} of {models} models are finished.", flush=True)
     return flags, corpora
-
-
-def extend(the_run, epochs):
-    """Changes the record of a run, without saving it, so that its models go on to a larger number of epochs.
-
-    Schedules and compiling stay as they were settled for the number with which the run began.
-
-    Raises:
-        InputError: the state of a finished model is missing, or rows were being written when the run was stopped.
-    """
-    record = the_run.record
-    for name in record["outcomes"]:
-        path = the_run.path(f"state{name}.npz")
-        if not os.path.exists(path):
-            raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
-    if record["appending"].keys() - record["appended"]:
-        raise InputError(
-            f"{the_run.folder}: this run was stopped while it wrote its scores; continue it without --epochs first."
-        )
-    record["flags"].setdefault("epochs_at_first", record["flags"]["epochs"])
-    for values in (record["asked"], record["flags"], record["params"]):
-        values["epochs"] = epochs
-    record |= {"outcomes": {}, "finished": False}
 
 
 def train_all(the_run, flags, corpora, source, submit):

@@ -67,22 +67,19 @@ def append(path, content, header=b"", offset=None, note=lambda offset: None):
     """
     with saving(path), open(path, "ab+", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        old = file.read()
 
-        def addition_at(place):
-            if place == 0:
-                return header + content
-            file.seek(place - 1)
-            return content if file.read(1) == b"\n" else b"\n" + content
+        def extended(text):
+            return (text.removesuffix(b"\n") + b"\n" if text else header) + content
 
-        size = file.seek(0, os.SEEK_END)
-        start = size if offset is None else min(offset, size)
-        addition = addition_at(start)
-        file.seek(start)
-        present = file.read(len(addition))
-        if present == addition:
+        whole = extended(old[:offset])
+        if old.startswith(whole):
             return
-        if not addition.startswith(present):  # it is by others; the earlier attempt wrote nothing
-            start, addition = size, addition_at(size)
+        if not whole.startswith(old):  # what follows is by others; the earlier attempt wrote nothing
+            offset, whole = None, extended(old)
+        start = len(old[:offset])
+        addition = whole[start:]
         note(start)
         try:
             file.truncate(start)

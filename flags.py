@@ -6,6 +6,7 @@ Nothing here imports NumPy or TensorFlow, so `-h` and a wrong flag answer at onc
 import argparse
 import contextlib
 import errno
+import functools
 import os
 import shlex
 import signal
@@ -248,19 +249,6 @@ def folder(text, expected="a folder of bAbI files (qa1_..._train.txt, qa1_..._te
     return text
 
 
-def film_folder(text):
-    """An argparse type: the name of an existing folder."""
-    return folder(text, "the folder of MetaQA (with kb.txt) or of WikiMovies (with knowledge_source)")
-
-
-def multiple_of_8(text):
-    """An argparse type: a size that is a multiple of 8."""
-    value = size(text)
-    if value % 8:
-        raise argparse.ArgumentTypeError(f"expected a multiple of 8, found {text}")
-    return value
-
-
 def task_numbers(text):
     """An argparse type: numbers and ranges of tasks, such as "3", "1,4" or "1-5,19", or "all".
 
@@ -474,7 +462,8 @@ def _add_story_flags(parser):
 def _add_film_flags(parser):
     """Adds the flags of data and network for questions about films."""
     add = parser.add_argument_group("data").add_argument
-    add("--data_dir", type=film_folder, help="folder of MetaQA or WikiMovies (default: the latter, else simulated)")
+    films = functools.partial(folder, expected="the folder of MetaQA (kb.txt) or WikiMovies (knowledge_source)")
+    add("--data_dir", type=films, help="folder of MetaQA or WikiMovies (default: the latter, else simulated)")
     add("--question_hops", type=int, choices=(1, 2), default=1, help="facts that a question needs; 2: MetaQA only")
     add("--source", choices=SOURCES, default="kb", help="what is read: a knowledge base, or documents")
     add(
@@ -490,7 +479,7 @@ def _add_film_flags(parser):
     add("--coreference", type=share, default=0.0, help="probability that a synthetic title becomes `it`")
 
     add = parser.add_argument_group("network").add_argument
-    add("--embedding_size", type=multiple_of_8, help="size of the vectors of words and entities")
+    add("--embedding_size", type=size, help="size of the vectors of words and entities")
     add("--hops", type=size, default=1, help="how often the memory is read")
     add("--memory_size", type=size, help="maximum number of memory slots")
     add("--answer", choices=("state", "read"), default="read", help="from the state, or from what the last hop read")

@@ -47,7 +47,7 @@ class Room(NamedTuple):
     prefixes: tuple = ()  # by length
 
 
-def rooms_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes=False):
+def rooms_of_batches(examples, batch_size, time_noise=0.0, prefixes=False):
     """A small room, into which nine of ten shuffled batches fit, and a large one for the rest.
 
     One room for all would be nearly twice as large as the mean batch, and a step takes its time in proportion.
@@ -55,7 +55,6 @@ def rooms_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes
     Args:
         examples: `data_utils.EncodedExamples`.
         batch_size: B.
-        samples: number of sample batches.
         time_noise: see `batches`.
         prefixes: also find room for distinct prefixes.
 
@@ -65,7 +64,7 @@ def rooms_of_batches(examples, batch_size, samples=200, time_noise=0.0, prefixes
     random = np.random.RandomState(0)
     tree = PrefixTree.of(examples) if prefixes else None
     sizes = []
-    for sample in range(samples):
+    for sample in range(200):
         chosen = random.randint(len(examples), size=batch_size)
         slots = examples.slots[chosen]
         distinct = np.unique(slots)

@@ -79,7 +79,7 @@ def name_vectors(names, size, squared_norm):
 
     Args:
         names: list of N str.
-        size: E, a multiple of 8.
+        size: E.
         squared_norm: of each vector.
 
     Returns:
@@ -88,7 +88,8 @@ def name_vectors(names, size, squared_norm):
     vectors = np.zeros((1 + len(names), size), np.float32)
     length = np.float32(np.sqrt(squared_norm / size))
     for vector, name in zip(vectors[1:], names, strict=True):
-        bits = np.unpackbits(np.frombuffer(hashlib.shake_256(name.encode()).digest(size // 8), np.uint8))
+        digest = hashlib.shake_256(name.encode()).digest(-(-size // 8))
+        bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=size)
         vector[:] = np.where(bits, length, -length)
     return vectors
 
@@ -662,8 +663,6 @@ class MemN2N_KV(keras.Model):
                 raise ValueError(f"{name} is {self.config[name]!r}; expected one of {choices}")
         if entities is not None and not (reader == "bow" and tying == "adjacent"):
             raise ValueError("entities need the bow reader and adjacent tying, where readings are sums of vectors")
-        if entities is not None and embedding_size % 8:
-            raise ValueError(f"embedding_size is {embedding_size}; entities need a multiple of 8")
         self.bow, self.shared, self.mask_padding = reader == "bow", tying == "shared", mask_padding
         if self.bow:
             self.question_reader = self.statement_reader = BowReader(encoding, name="bow")

@@ -34,7 +34,6 @@ def check_picture(path, flag):
     folder = os.path.dirname(path) or "."
     if not path.endswith(".png") or not os.path.isdir(folder) or os.path.isdir(path):
         raise InputError(f"{path}: expected a file name that ends in .png, in a folder that exists; change {flag}.")
-    _figure(1, 1)  # so that a missing matplotlib is noticed now
 
 
 def curves(history_csv, png, simulated=False, linear_start=0):
@@ -219,10 +218,8 @@ def printable(text):
 
 def _figure(width, height, **options):
     """An empty figure, in inches; imports matplotlib, but not pyplot, which shares figures and looks for a screen."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("pictures need matplotlib: pip install -r requirements.txt.") from error
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), **options)
 
 

@@ -118,9 +118,8 @@ class Trainer(keras.Model):
         linear_steps=0,
         linear_end_steps=0,
         questions=0,
-        **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__()
         self.network = network
         self.unsure = tf.Variable([False] * (questions + 1)) if questions else None
         self.l2_lambda = l2_lambda
@@ -400,19 +399,17 @@ def train(flags, corpus, seed, jit_compile=False, callbacks=(), first_epoch=0, s
 
 
 class Report(keras.callbacks.Callback):
-    """Reports the loss of every epoch, and accuracies every few epochs.
+    """Reports the loss of every epoch, and accuracies every `--evaluation_interval` epochs and after the last.
+
+    Accuracies of the linear start and of its end are marked, and never count as best, as the saved network has the
+    attention of the later epochs. Among equals, the first report on validation is the best.
 
     Args:
+        flags: parsed flags.
         corpus: `data_utils.Corpus`.
-        epochs: number of epochs of the training.
-        interval: epochs between two reports of accuracy; the last epoch has one too.
-        linear_epochs, linear_end_epochs: epochs of the linear start and of its end, whose accuracies are marked.
-            They never count as best, as the saved network has the attention of the later epochs.
         heading: starts each line; accuracies by task are printed only if it is empty.
         progress_bar: show one.
         say: prints lines about a report, as `print` does.
-        keep_best: end with the weights of the best report on validation; among equals, of the first.
-        patience: reports without a better one after which training ends; 0 for never.
 
     Attributes:
         rows: a list of cells for each epoch: epoch, loss and, at a report, training and validation accuracy, then both
@@ -421,26 +418,14 @@ class Report(keras.callbacks.Callback):
         best: the weights of the best report, a vector, if they are to be kept.
     """
 
-    def __init__(
-        self,
-        corpus,
-        epochs,
-        interval,
-        linear_epochs=0,
-        linear_end_epochs=0,
-        heading="",
-        progress_bar=False,
-        say=print,
-        keep_best=False,
-        patience=0,
-    ):
+    def __init__(self, flags, corpus, heading="", progress_bar=False, say=print):
         super().__init__()
-        self.corpus, self.epochs, self.interval, self.heading, self.say = corpus, epochs, interval, heading, say
-        self.marks = ["  (linear start)"] * linear_epochs + ["  (linear end)"] * linear_end_epochs  # by epoch
+        self.flags, self.corpus, self.heading, self.say = flags, corpus, heading, say
+        self.marks = ["  (linear start)"] * flags.linear_start + ["  (linear end)"] * flags.linear_end  # by epoch
         self.columns = scores.history_columns(corpus.tasks)
-        self.rows, self.reported = [], False
-        self.keep_best, self.best, self.patience = keep_best, None, patience
-        self.bar = keras.utils.Progbar(epochs, unit_name="epoch", stateful_metrics=["loss"]) if progress_bar else None
+        self.rows, self.reported, self.best = [], False, None
+        bar = dict(unit_name="epoch", stateful_metrics=["loss"])
+        self.bar = keras.utils.Progbar(flags.epochs, **bar) if progress_bar else None
 
     def best_report(self):
         """(row of the best report on validation, number of reports since); (None, 0) before the first that counts."""
@@ -450,7 +435,7 @@ class Report(keras.callbacks.Callback):
 
     def out_of_patience(self):
         """Whether training ends before its last epoch, as validation no longer improves."""
-        return 0 < self.patience <= self.best_report()[1]
+        return 0 < self.flags.patience <= self.best_report()[1]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.rate, self.begin = float(self.model.optimizer.learning_rate), time.monotonic()
@@ -461,7 +446,7 @@ class Report(keras.callbacks.Callback):
         loss = float(logs["loss"])
         if self.bar:
             self.bar.update(epoch, [("loss", loss)])
-        self.reported = epoch % self.interval == 0 or epoch == self.epochs
+        self.reported = epoch % self.flags.evaluation_interval == 0 or epoch == self.flags.epochs
         if not self.reported:
             self.rows.append([str(epoch), f"{loss:.4f}", *[""] * (len(self.columns) - 4), *end])
             return
@@ -472,10 +457,10 @@ class Report(keras.callbacks.Callback):
         logs.update(training=training["all"], validation=validation["all"])  # for the callbacks after this one
         for split, accuracies in (("training", training), ("validation", validation)):
             logs.update({f"{split}/{task}": accuracies[task] for task in self.corpus.tasks})
-        if self.bar and epoch != self.epochs:
+        if self.bar and epoch != self.flags.epochs:
             print()
         self.say(
-            f"{self.heading}epoch {epoch}/{self.epochs}  loss {loss:.4f}  "
+            f"{self.heading}epoch {epoch}/{self.flags.epochs}  loss {loss:.4f}  "
             f"training {training['all']:.4f}  validation {validation['all']:.4f}"
             + "".join(self.marks[epoch - 1 : epoch]),
             flush=True,
@@ -490,7 +475,7 @@ class Report(keras.callbacks.Callback):
         cells = [loss, training["all"], validation["all"]]
         cells += [accuracies[task] for accuracies in (training, validation) for task in tasks]
         self.rows.append([str(epoch), *(f"{cell:.4f}" for cell in cells), *end])
-        if self.keep_best and self.best_report()[0] is self.rows[-1]:
+        if self.flags.keep == "best" and self.best_report()[0] is self.rows[-1]:
             self.best = self.model.vector.numpy()
         self.model.stop_training = self.out_of_patience()
 
@@ -498,7 +483,7 @@ class Report(keras.callbacks.Callback):
         best, since = self.best_report()
         if self.out_of_patience():
             self.say(f"{self.heading}training ended: {since} reports without a better validation accuracy", flush=True)
-        if self.keep_best:
+        if self.flags.keep == "best":
             self.model.vector.assign(self.best)
             self.model.update_network()
             self.say(f"{self.heading}kept: epoch {best[0]}  validation {best[3]}", flush=True)
@@ -551,12 +536,10 @@ def mean_cross_entropy(trainer, examples):
     """
     losses, answers = [], examples.right_answers()
     for logits in trainer.logits_of(examples):
-        logits, right = np.asarray(logits), answers[: len(logits)]
+        log_probabilities, right = tf.nn.log_softmax(logits).numpy(), answers[: len(logits)]
         answers = answers[len(logits) :]
-        top = logits.max(axis=1)
-        log_partition = top + np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1))
-        right_logits = np.where(right == data_utils.NEVER_SEEN, -np.inf, np.take_along_axis(logits, right, axis=1))
-        losses.append(log_partition - right_logits.max(axis=1))
+        of_right = np.take_along_axis(log_probabilities, right, axis=1)
+        losses.append(-np.where(right == data_utils.NEVER_SEEN, -np.inf, of_right).max(axis=1))
     losses = np.concatenate(losses).astype(np.float64)
     known = np.isfinite(losses)
     return float(np.mean(losses[known])) if known.any() else float("inf")

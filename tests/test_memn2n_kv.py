@@ -908,5 +908,3 @@ def test_entities_may_be_added_after_training():
 def test_entities_need_the_bow_reader_with_adjacent_tying():
     with pytest.raises(ValueError, match="adjacent"):
         make_film_network(tying="shared")
-    with pytest.raises(ValueError, match="multiple of 8"):
-        make_film_network(embedding_size=100)

@@ -200,12 +200,6 @@ def test_bad_files_draw_nothing(run_folder):
     assert sorted(os.listdir(run_folder)) == ["history.csv", "scores.csv"]
 
 
-def test_missing_matplotlib_is_one_sentence(run_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match="pip install -r requirements.txt"):
-        plots.draw(run_folder)
-
-
 # The command ------------------------------------------------------------------------------------
 
 

@@ -87,7 +87,7 @@ def test_the_rate_decays_by_the_later_of_the_two_flags(text, decay_steps, corpus
 
 def test_the_network_is_trained_when_callbacks_are_called(corpus, tmp_path):
     """A callback that saves it in mid-training saves what has been learned so far."""
-    report = training.Report(corpus, epochs=3, interval=1)
+    report = training.Report(small_flags("--evaluation_interval 1"), corpus)
     accuracies, weights = [], []
 
     def save(epoch, logs):
@@ -190,8 +190,8 @@ def test_a_state_that_is_not_finite_is_refused(corpus):
 
 
 def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, capsys):
-    report = training.Report(corpus, epochs=5, interval=2, linear_epochs=3, linear_end_epochs=1)
     flags = small_flags("--epochs 5 --linear_start 3 --linear_end 1")
+    report = training.Report(flags, corpus)
     training.train(flags, corpus, seed=0, callbacks=[report])
     assert report.columns == [
         *("epoch", "loss", "training", "validation"),
@@ -225,8 +225,8 @@ def test_the_best_report_after_the_linear_start_is_kept_until_patience_ends(corp
         return dict.fromkeys([1, 2, "all"], accuracies[id(examples)]())
 
     monkeypatch.setattr(training, "exact_match", exact_match)
-    flags = small_flags("--epochs 6 --linear_start 1")
-    report, vectors = training.Report(corpus, 6, 1, linear_epochs=1, keep_best=True, patience=2), []
+    flags = small_flags("--epochs 6 --linear_start 1 --evaluation_interval 1 --keep best --patience 2")
+    report, vectors = training.Report(flags, corpus), []
     note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: vectors.append(report.model.state()))
     trainer = training.train(flags, corpus, seed=0, callbacks=[report, note])
     assert len(report.rows) == len(vectors) == 5 and report.best_report() == (report.rows[2], 2)
