@@ -36,6 +36,9 @@ FREE_FLAGS = ("resume", "log_dir", "workers", "cluster", "command", "given", "na
 FILE_FLAGS = ("data_dir", "output_file", "param_output_file")
 
 
+_latest_trainer = {}  # of this process, by the corpus and the flags of its model: restarts differ only by their seed
+
+
 # --- one model ------------------------------------------------------------------------------------------
 
 
@@ -142,13 +145,19 @@ def train_model(job, say=print):
         folder = os.path.join(job.folder, f"tensorboard{job.name}")
         callbacks += training.tensorboard(folder, hyperparameters(flags, job.seed))
     epochs_done = flags.epochs if report.out_of_patience() else len(history)
+    key = data_utils.digest(corpus), repr(flags)
+    trainer = _latest_trainer.pop(key, None)
+    _latest_trainer.clear()
     try:
-        trainer = training.train(flags, corpus, job.seed, compiled(flags, corpus), callbacks, epochs_done, state)
+        trainer = training.train(
+            flags, corpus, job.seed, compiled(flags, corpus), callbacks, epochs_done, state, trainer
+        )
     except (MemoryError, training.tf.errors.ResourceExhaustedError) as error:
         raise InputError(
             "the memory of this machine is too small for this model; lower --batch_size, --memory_size, "
             "--embedding_size or --workers."
         ) from error
+    _latest_trainer[key] = trainer
     files.write(history_path, scores.csv_bytes(report.rows, report.columns))  # a kill may have come before the last one
     rows = training.score(trainer, corpus)
     loss = training.mean_cross_entropy(trainer, corpus.validation)

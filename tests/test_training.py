@@ -189,6 +189,28 @@ def test_a_state_that_is_not_finite_is_refused(corpus):
         trainer.state()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--keep_prob 0.8 --linear_start 1",
+        "--reader both --tying adjacent --attention walk --mask_padding True --optimizer sgd --focus 0.5",
+    ],
+)
+def test_a_trainer_that_is_used_again_trains_as_a_new_one(corpus, text):
+    """Nothing of the model before is left, and nothing is traced again."""
+    flags = small_flags(text)
+    expected = training.train(flags, corpus, seed=1)
+    trainer = training.train(flags, corpus, seed=0)
+    assert not np.array_equal(trainer.vector, expected.vector)
+    epoch, phases = trainer.train_function, trainer.logits_programs
+    assert training.train(flags, corpus, seed=1, trainer=trainer) is trainer
+    assert trainer.train_function is epoch and trainer.logits_programs is phases
+    for name, array in expected.state().items():
+        np.testing.assert_array_equal(trainer.state()[name], array)
+    for own, others in zip(trainer.network.weights, expected.network.weights, strict=True):
+        np.testing.assert_array_equal(own, others)
+
+
 def test_reports_have_the_loss_of_every_epoch_and_accuracies_by_task(corpus, capsys):
     flags = small_flags("--epochs 5 --linear_start 3 --linear_end 1")
     report = training.Report(flags, corpus)
