@@ -210,7 +210,7 @@ def checked(sentence):
 def probabilities_of(logits):
     """The softmax of logits (B, V); InputError if a number is not finite."""
     if not np.isfinite(logits).all():
-        raise InputError("the model computes numbers that are not finite: its weights are too large.")
+        raise InputError("a model computes numbers that are not finite: its weights are too large.")
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
@@ -258,9 +258,11 @@ class Answerer:
             A list of `Answer`.
 
         Raises:
-            InputError: a sentence has no word or too many, or the model's weights are so large that it computes no
-                probabilities.
+            InputError: a sentence has no word or too many, `top` is below 1, or the model's weights are so large that
+                it computes no probabilities.
         """
+        if top < 1:
+            raise InputError(f"top: expected at least 1, found {top}.")
         stories = [([*map(checked, statements)], checked(question)) for statements, question in questions]
         sizes = self.config["sentence_size"], self.config["memory_size"]
         encoded = data_utils.encode([(*story, None) for story in stories], self.vocabulary, *sizes)

@@ -61,6 +61,8 @@ class FilmAnswerer:
 
     def answer(self, questions, top=TOP):
         """Answers questions; see `ask.Answerer.answer`. Statements that come with a question are not read."""
+        if top < 1:
+            raise InputError(f"top: expected at least 1, found {top}.")
         return [self._answer(question, top) for _, question in questions]
 
     def introduction(self):

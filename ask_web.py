@@ -1,17 +1,19 @@
 """The page of `ask.py --web`: Flask answers its requests, waitress serves them.
 
 Waitress takes the place of Flask's own server, which is for development only. It is plain Python without further
-packages. The page is meant for one person.
+packages, and limits how much a client can make it hold. The page is meant for one person.
 
 The page is `web/ask.html` with `ask.css` and `ask.js`; nothing comes from other machines. Text goes in and out as JSON,
 and the page inserts it as text.
 """
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import sys
 import threading
+import urllib.parse
 
 import flask
 import waitress
@@ -21,7 +23,7 @@ import data_utils
 from flags import HERE, TASK_NAMES, InputError
 
 LONGEST_BODY = 200_000  # bytes of a story and its question
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+IDLE_SECONDS = 10  # after which a connection without a complete request is closed
 EXAMPLES = 5  # stories of each task to pick from
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -45,7 +47,7 @@ def examples(data_dir, tasks):
     folder = data_dir or corpus.PUBLISHED
     examples_of_tasks = []
     for task in tasks:
-        path = data_utils.task_file(folder, task, "test")
+        path = data_utils.task_file(folder, task, "test") if os.path.isdir(folder) else None
         if path:
             questions = data_utils.parse_text(data_utils.read_lines(path), path, plain=True)
         elif data_dir is None:
@@ -68,8 +70,13 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
     """
     app = flask.Flask(__name__, static_folder=os.path.join(HERE, "web"), static_url_path="")
     app.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
-    if host in LOCAL_HOSTS:  # else another site could point its own name at this machine (DNS rebinding)
-        app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost", "[::1]"]
+
+    @app.before_request
+    def refuse_foreign_hosts():
+        # Another site can point its own name at this machine, to talk to this server as if it were its own
+        # (DNS rebinding). The browser then sends that name; an address cannot be pointed anywhere.
+        if not _is_own_host(flask.request.host, host):
+            return {"error": f"This server answers to localhost, {host} and IP addresses, not to other names."}, 403
 
     @app.after_request
     def add_headers(response):
@@ -90,9 +97,13 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
 
     @app.post("/answer")
     def answer():
-        body = None  # unless labelled as JSON: without asking, other sites can send forms and plain text, but not that
-        with contextlib.suppress(RecursionError):  # deeply nested
+        # Without asking, other sites can send a form, or JSON labelled as plain text, but not JSON labelled as JSON.
+        if flask.request.mimetype != "application/json":
+            return {"error": "Expected a request in JSON (Content-Type: application/json)."}, 415
+        try:
             body = flask.request.get_json(silent=True)
+        except RecursionError:  # deeply nested JSON
+            body = None
         try:
             (answer,) = answerer.answer([_story_and_question(body)], top)
         except InputError as error:
@@ -102,18 +113,35 @@ def make_app(answerer, examples, top, host="127.0.0.1"):
     return app
 
 
+def _is_own_host(host_header, host):
+    """Whether a Host header is localhost, an IP address or the name given with --host."""
+    with contextlib.suppress(ValueError):
+        name = urllib.parse.urlsplit(f"//{host_header}").hostname
+        return name in ("localhost", host.lower()) or ipaddress.ip_address(name) is not None
+    return False
+
+
 def _story_and_question(body):
     """(statements, question) of a request's body, or InputError."""
     story, question = (body.get(name) if isinstance(body, dict) else None for name in ("story", "question"))
     if not isinstance(story, str) or not isinstance(question, str):
-        raise InputError('Expected JSON, an object with two texts, "story" and "question".')
+        raise InputError('Expected an object with two texts, "story" and "question".')
+    if not question.strip():
+        raise InputError("Expected a question, found none.")
     return [line for line in story.splitlines() if line.strip()], question
 
 
 def create_server(app, host, port):
     """A waitress server for an application; InputError if nothing can listen at this address."""
+    limits = dict(
+        max_request_body_size=10 * LONGEST_BODY,  # beyond LONGEST_BODY, the application says what is wrong
+        connection_limit=500,  # more have to wait
+        channel_timeout=IDLE_SECONDS,
+        cleanup_interval=1,
+        asyncore_use_poll=True,
+    )
     try:
-        return waitress.create_server(app, host=host, port=port, ident=None, threads=2)
+        return waitress.create_server(app, host=host, port=port, ident=None, threads=2, **limits)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{host}, port {port}: cannot be served at: {reason}; change --host or --port.") from error
@@ -124,7 +152,7 @@ def serve(answerer, examples, top, host, port):
     server = create_server(make_app(answerer, examples, top, host), host, port)
     address = f"[{host}]" if ":" in host else host
     print(f"Ask at http://{address}:{port}/ (Ctrl-C ends it).", flush=True)
-    if host not in LOCAL_HOSTS:
+    if host not in ("127.0.0.1", "localhost", "::1"):
         print("Other machines can reach it, too.", file=sys.stderr)
     thread = threading.Thread(target=server.run, daemon=True)  # in the main thread, `run` would swallow Ctrl-C
     thread.start()

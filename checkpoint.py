@@ -89,9 +89,9 @@ class Run:
         files.write(self.path(RECORD), json.dumps(self.record, indent=1).encode())
 
     def append_once(self, key, *addition):
-        """Appends an addition (see `files.append`) exactly once in the life of a run, however often it is killed.
+        """Appends an addition (see `files.append`) exactly once in the life of a run, however often the run is killed.
 
-        The record keeps what was appended under `key`.
+        `key` names the addition in the record.
         """
         if key in self.record["appended"]:
             return

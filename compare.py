@@ -134,7 +134,7 @@ def list_runs(log_dir):
         rows = rows_of(run.chosen() or [], run.tasks)
         line = {"run": os.path.basename(run.folder), "name": run.name, "state": run.state}
         for split, place in SPLITS.items():
-            line[f"{split} %"] = f"{100 * (1 - scores.overall(rows, place)):.2f}" if rows else ""
+            line[f"{split} %"] = f"{scores.mean_error(scores.overall(rows, place)):.2f}" if rows else ""
         failed = scores.count_failed([test for _, test, *_ in rows])
         line["failed"] = f"{failed}/{len(rows)}" if rows and rows[-1][0] not in KINDS else ""
         lines.append(line | {"flags": run.command})
@@ -207,6 +207,7 @@ def summarize(runs):
     table = error_table(runs, tasks)
     about_films = scores.ALL in table.index.get_level_values("task")
     by_seed = table.xs(scores.ALL, level="task") if about_films else table.groupby(level=["run", "seed"]).mean()
+    by_seed = by_seed.round(6)  # as `scores.mean_error`
     by_task = table.groupby(level=["run", "task"])["test"].agg(["mean", "std"])
     lines = []
     for i, (run, label) in enumerate(zip(runs, labels(runs), strict=True)):
@@ -215,7 +216,7 @@ def summarize(runs):
         for split in SPLITS:
             line |= {f"{split} error": own[split].mean(), f"{split} deviation": own[split].std()}
         rows = rows_of(run.chosen() or [], tasks)
-        line["chosen"] = 100 * (1 - scores.overall(rows, SPLITS["test"])) if rows else np.nan
+        line["chosen"] = scores.mean_error(scores.overall(rows, SPLITS["test"])) if rows else np.nan
         is_story = rows and rows[-1][0] not in KINDS
         line["failed"] = scores.count_failed([test for _, test, *_ in rows]) if is_story else np.nan
         seconds = [sum(outcome.seconds for outcome in outcomes) for outcomes in run.seeds().values()]

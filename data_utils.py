@@ -6,7 +6,6 @@ question line is `ID question<TAB>answer<TAB>supporting IDs`. `ask.py` also read
 
 import codecs
 import functools
-import glob
 import hashlib
 import json
 import math
@@ -159,18 +158,26 @@ def task_file(data_dir, task_id, split, required=False):
     """The path of `qa<N>_<name>_<split>.txt` or `qa<N>_<split>.txt`; None if it is missing and not required.
 
     Raises:
-        InputError: there are several such files, or the required one is missing.
+        InputError: `data_dir` is not a folder, it has several such files, or the required one is missing.
     """
-    names = f"qa{task_id}_{split}.txt", f"qa{task_id}_*_{split}.txt"
-    matches = [path for name in names for path in glob.glob(os.path.join(glob.escape(data_dir), name))]
+    try:
+        names = sorted(os.listdir(data_dir))
+    except OSError as error:
+        raise InputError(
+            f"{data_dir}: expected a folder of bAbI files (qa1_..._train.txt, qa1_..._test.txt): {error.strerror}."
+        ) from error
+    pattern = re.compile(rf"qa{task_id}_(.*_)?{split}\.txt")
+    matches = [name for name in names if pattern.fullmatch(name)]
     if len(matches) > 1:
-        raise InputError(f"{data_dir}: task {task_id} has more than one {split} file: {', '.join(sorted(matches))}.")
-    if matches or not required:
-        return matches[0] if matches else None
+        raise InputError(f"{data_dir}: task {task_id} has more than one {split} file: {', '.join(matches)}.")
+    if matches:
+        return os.path.join(data_dir, matches[0])
+    if not required:
+        return None
     hint = ""
     for folder in ("en", f"{TREE}/en", "../en"):  # the data folder is a parent of `en`, or is `en-10k`
         folder = os.path.normpath(os.path.join(data_dir, folder))
-        if not hint and task_file(folder, task_id, split):
+        if not hint and os.path.isdir(folder) and task_file(folder, task_id, split):
             hint = f"; {folder} has one: --data_dir {folder}"
     raise InputError(
         f"{data_dir}: task {task_id} has no {split} file "

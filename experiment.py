@@ -452,7 +452,7 @@ def resume(the_run, script, flags, task_groups, source):
             if not os.path.exists(path):
                 raise InputError(f"{path}: the state of a finished model is missing; the run cannot be extended.")
         if record["appending"].keys() - record["appended"]:
-            raise InputError(f"{folder}: stopped while it wrote its scores; continue it without --epochs first.")
+            raise InputError(f"{folder}: this run was stopped while writing its scores; continue it without --epochs.")
         settled.setdefault("epochs_at_first", settled["epochs"])  # for which schedules and compiling are settled
         for values in (record["asked"], settled, record["params"]):
             values["epochs"] = flags.epochs
@@ -460,7 +460,8 @@ def resume(the_run, script, flags, task_groups, source):
     changed = {name: getattr(flags, name) for name in ("data_dir", "workers") if name in flags.given}
     flags = argparse.Namespace(**{**vars(flags), **settled, **changed, "cluster": flags.cluster})
     if record["finished"]:
-        the_run.save()
+        if "name" in flags.given:
+            the_run.save()
         print(f"{label(the_run)}: this run is finished; its scores are in {record['score_file']}.")
         return flags, []
     for name, value in checkpoint.machine().items():
@@ -468,6 +469,8 @@ def resume(the_run, script, flags, task_groups, source):
             print(f"note: this run began with {name} {record['machine'].get(name)}, not {value}: digits may differ.")
     record["score_file"] = given.get("output_file", record["score_file"])  # for the rows that are not written yet
     scores.check_score_file(record["score_file"])
+    if flags.cluster:
+        cluster.check(flags.cluster)
     corpora = [source.load(flags, tasks) for tasks in task_groups(flags)]
     if [data_utils.digest(corpus) for corpus in corpora] != record["digests"]:
         raise InputError(f"{flags.data_dir}: the {source.content} have changed since {folder} began.")

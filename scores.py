@@ -45,7 +45,7 @@ def count_failed(accuracies):
 
 
 def mean_error(accuracies):
-    """The mean error in percent of accuracies in 0..1, without noise in the last digits, so that it prints one way."""
+    """The mean error in percent of accuracies in 0..1, rounded to six decimals so that equal errors print equally."""
     return round(100 * (1 - float(np.mean(accuracies))), 6)
 
 

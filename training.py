@@ -151,7 +151,7 @@ class Trainer(keras.Model):
     def begin_again(self, network):
         """Takes the weights of an untrained network that is like its own, for a model that differs only by its seed.
 
-        What was traced and compiled stays; for two readers, that saves a minute of a few.
+        What was traced and compiled stays: for two readers, that saves about a minute per model.
         """
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
         own, others = self.network.non_trainable_variables, network.non_trainable_variables

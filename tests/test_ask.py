@@ -102,6 +102,12 @@ def test_a_sentence_without_words_or_with_too_many_is_refused(answerer, statemen
         answerer.answer([(statements, question)])
 
 
+@pytest.mark.parametrize("top", [0, -1])
+def test_top_below_1_is_refused(answerer, top):
+    with pytest.raises(InputError, match=f"top: expected at least 1, found {top}"):
+        answerer.answer([(STORY, "Where is Mary?")], top=top)
+
+
 def test_a_statement_that_looks_like_a_question_is_remarked(answerer):
     (answer,) = answerer.answer([([*STORY, "Where is Bob"], "Where is Mary?")])
     assert answer.statements[-1] == "Where is Bob"

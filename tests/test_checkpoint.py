@@ -254,7 +254,7 @@ def test_runs_that_cannot_be_extended_are_refused(small):
     folder = Path("logs", run_folder().name)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "appended": []}))  # killed before it noted its rows
-    assert "stopped while it wrote its scores; continue it without --epochs" in refusal(f"--resume {folder} --epochs 4")
+    assert "stopped while writing its scores; continue it without --epochs" in refusal(f"--resume {folder} --epochs 4")
     (folder / "state_task1.npz").unlink()
     assert "state_task1.npz: the state of a finished model is missing" in refusal(f"--resume {folder} --epochs 4")
 

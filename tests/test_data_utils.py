@@ -268,7 +268,7 @@ def test_bad_line_is_quoted_shortly(text_file):
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (None, "task 1 has no train file"),
+        (None, "expected a folder"),
         ([], "task 1 has no train file"),
         (["qa1_a_test.txt"], "task 1 has no train file"),
         (["qa1_a_train.txt"], "task 1 has no test file"),
@@ -309,7 +309,7 @@ def test_folder_with_the_files_is_suggested(tmp_path):
 
 def test_file_that_is_no_folder_and_folder_that_is_no_file(tmp_path):
     (tmp_path / "file").write_text(STORIES)
-    with pytest.raises(InputError, match="file: task 1 has no train file"):
+    with pytest.raises(InputError, match="file: expected a folder"):
         data_utils.load_task(tmp_path / "file", 1)
     (tmp_path / "qa1_train.txt").mkdir()
     (tmp_path / "qa1_test.txt").write_text(STORIES)
