@@ -153,12 +153,12 @@ class Trainer(keras.Model):
 
         What was traced and compiled stays: for two readers, that saves about a minute per model.
         """
+        for variable in self._state_variables().values():
+            variable.assign(tf.zeros_like(variable))
         self.vector.assign(np.concatenate([np.ravel(v) for v in network.trainable_variables]))
         own, others = self.network.non_trainable_variables, network.non_trainable_variables
         for variable, other in zip(own, others, strict=True):
             variable.assign(other)
-        for variable in [*self.optimizer.variables, *([] if self.unsure is None else [self.unsure])]:
-            variable.assign(tf.zeros_like(variable))
         self.update_network()
 
     def update_network(self):
